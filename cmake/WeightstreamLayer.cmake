@@ -1,0 +1,37 @@
+# weightstream_layer(<name> SOURCES ... USES <lower layers> PRIVATE_LIBRARIES ...)
+#
+# One static library per folder of native/. A layer's headers are reached as "<name>/file.h" through an include root
+# that holds nothing but that folder, and only by the layers that list it in USES. An include that points upward does
+# not compile.
+
+function(weightstream_compile_options target)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wconversion -Wnon-virtual-dtor -Wold-style-cast)
+  if(WEIGHTSTREAM_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(WEIGHTSTREAM_SANITIZE)
+    target_compile_options(${target} PUBLIC -fsanitize=${WEIGHTSTREAM_SANITIZE} -fno-sanitize-recover=all
+                                            -fno-omit-frame-pointer -g)
+    target_link_options(${target} PUBLIC -fsanitize=${WEIGHTSTREAM_SANITIZE})
+  endif()
+endfunction()
+
+function(weightstream_layer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;USES;PRIVATE_LIBRARIES" ${ARGN})
+  set(root "${CMAKE_BINARY_DIR}/include-roots/${name}")
+  file(MAKE_DIRECTORY "${root}")
+  file(CREATE_LINK "${CMAKE_CURRENT_SOURCE_DIR}" "${root}/${name}" SYMBOLIC)
+
+  set(uses ${ARG_USES})
+  list(TRANSFORM uses PREPEND weightstream_)
+  if(ARG_SOURCES)
+    add_library(weightstream_${name} STATIC ${ARG_SOURCES})
+    target_include_directories(weightstream_${name} PUBLIC "${root}")
+    target_link_libraries(weightstream_${name} PUBLIC ${uses} Threads::Threads PRIVATE ${ARG_PRIVATE_LIBRARIES})
+    weightstream_compile_options(weightstream_${name})
+  else()
+    add_library(weightstream_${name} INTERFACE)
+    target_include_directories(weightstream_${name} INTERFACE "${root}")
+    target_link_libraries(weightstream_${name} INTERFACE ${uses})
+  endif()
+endfunction()

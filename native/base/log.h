@@ -1,0 +1,33 @@
+// A bounded sink for the core's log lines. Core threads never call into Python, so they leave lines here; the side
+// that owns a logger (the bindings) drains them. Thread-safe. Lines beyond the bound are dropped, oldest first: a log
+// must never grow without limit nor make a reader wait.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace weightstream {
+
+enum class LogLevel : std::uint8_t { kDebug, kInfo, kWarning };
+
+struct LogLine {
+  LogLevel level;
+  std::string text;
+};
+
+class LogSink {
+ public:
+  void write(LogLevel level, std::string text);
+  // The lines written since the last drain, in order.
+  [[nodiscard]] std::vector<LogLine> drain();
+
+ private:
+  static constexpr std::size_t kMaxLines = 1024;
+  std::mutex mutex_;
+  std::deque<LogLine> lines_;
+};
+
+}  // namespace weightstream
