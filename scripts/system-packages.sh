@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Installs the system packages that are missing, and does nothing when all are there.
+#
+#   scripts/system-packages.sh build    what the package needs: a compiler, Python headers, liburing, simdjson
+#   scripts/system-packages.sh test     that, and what its C++ tests and fuzzer need: GoogleTest, clang
+#
+# PYTHON names the interpreter that the virtual environment is made from (python3).
+set -euo pipefail
+
+readonly what=${1:?usage: scripts/system-packages.sh build|test}
+readonly python=${PYTHON:-python3}
+here=$(cd "$(dirname "$0")" && pwd)
+readonly here
+
+has_header() { echo "#include <$1>" | g++ -std=c++20 -fsyntax-only -x c++ - 2>/dev/null; }
+has_venv() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
+has_fuzzer() { "$here/llvm.sh" --fuzzing-clang >/dev/null 2>&1; }
+has_python_headers() {
+  "$python" -c 'import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+}
+
+# Sets `missing` (package names) and `needs_clang`.
+look() {
+  missing=()
+  needs_clang=no
+  command -v g++ >/dev/null || missing+=(g++)
+  has_venv || missing+=(python3-venv)
+  has_python_headers || missing+=(python3-dev)
+  has_header liburing.h || missing+=(liburing-dev)
+  has_header simdjson.h || missing+=(libsimdjson-dev)
+  if [ "$what" = test ]; then
+    has_header gtest/gtest.h || missing+=(libgtest-dev)
+    has_fuzzer || needs_clang=yes
+  fi
+}
+
+complete() { [ ${#missing[@]} -eq 0 ] && [ $needs_clang = no ]; }
+
+give_up() {
+  [ $needs_clang = no ] || missing+=(clang libclang-rt-dev)
+  echo "error: $1" >&2
+  echo "  weightstream needs these system packages (names as in Debian and Ubuntu):" >&2
+  echo "    ${missing[*]}" >&2
+  echo "  Fedora: gcc-c++ python3-devel liburing-devel simdjson-devel gtest-devel clang compiler-rt" >&2
+  exit 1
+}
+
+# The newest clang that this system offers, with its runtimes.
+clang_packages() {
+  local version
+  for version in {22..14}; do
+    if apt-cache show "clang-$version" "libclang-rt-$version-dev" >/dev/null 2>&1; then
+      echo "clang-$version libclang-rt-$version-dev"
+      return
+    fi
+  done
+  echo "clang"
+}
+
+look
+if complete; then
+  exit 0
+fi
+command -v apt-get >/dev/null || give_up "system packages are missing, and this system has no apt-get to install them"
+if [ "$(id -u)" -eq 0 ]; then
+  as_root=()
+elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+  as_root=(sudo)
+else
+  give_up "system packages are missing, and only root may install them"
+fi
+apt() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" </dev/null
+}
+
+echo "Installing system packages: ${missing[*]-} $([ $needs_clang = no ] || echo "clang (for the fuzzer)")"
+# Always: lists that are absent or old make an install fail on a file that the archive no longer has.
+apt update || give_up "apt-get update failed"
+if [ $needs_clang = yes ]; then
+  read -r -a clang <<<"$(clang_packages)"
+  missing+=("${clang[@]}")
+fi
+apt install --no-install-recommends "${missing[@]}" || give_up "apt-get install ${missing[*]} failed"
+look
+complete || give_up "the packages were installed, but something is still not found"
