@@ -1,0 +1,110 @@
+# Everything sets itself up: `make demo` and `make test` work in a fresh checkout. See CONTRIBUTING.md.
+#
+#   PYTHON=python3.12   the interpreter that .venv is made from
+#   JOBS=4              compiler processes at a time
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 3600
+BENCH_ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+export PYTHON JOBS
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+STAGE := scripts/stage.sh
+
+# Warnings stop the build in CI, where the compiler is known; a newer one may warn of something new.
+WERROR := $(if $(CI),ON,OFF)
+
+NATIVE_SOURCES := $(shell find native cmake CMakeLists.txt -type f -not -path 'native/tests/*' -not -path 'native/fuzz/*')
+PACKAGE_SOURCES := pyproject.toml README.md LICENSE $(NATIVE_SOURCES) $(shell find src -type f -not -name '*.pyc')
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.PHONY: setup
+setup: $(STAMPS)/package ## Install what is missing, make .venv and install weightstream into it
+
+.PHONY: demo
+demo: $(STAMPS)/package ## Stream a real and a made model, and compare them bit by bit
+	@$(BIN)/python scripts/demo.py
+
+.PHONY: test
+test: lint native-test fuzz-minute pytest ## Run every test: lint, C++ under sanitizers, a minute of fuzzing, pytest
+
+.PHONY: lint
+lint: $(STAMPS)/tools ## Run ruff and mypy --strict
+	@$(STAGE) "ruff check" $(BIN)/ruff check .
+	@$(STAGE) "ruff format" $(BIN)/ruff format --check .
+	@$(STAGE) "mypy --strict" $(BIN)/mypy
+
+.PHONY: native-test
+native-test: $(STAMPS)/tools $(STAMPS)/system-test ## Run the core's C++ tests under ASan + UBSan and under TSan
+	@$(STAGE) "C++ tests, ASan + UBSan" scripts/native-test.sh asan
+	@$(STAGE) "C++ tests, TSan" scripts/native-test.sh tsan
+
+.PHONY: fuzz
+fuzz: $(STAMPS)/tools $(STAMPS)/system-test ## Fuzz for an hour (FUZZ_SECONDS=3600)
+	@$(STAGE) "fuzzers, $(FUZZ_SECONDS) s" scripts/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: fuzz-minute
+fuzz-minute: $(STAMPS)/tools $(STAMPS)/system-test
+	@$(STAGE) "fuzzers, 60 s" scripts/fuzz.sh 60
+
+.PHONY: pytest
+pytest: $(STAMPS)/package ## Run the Python tests against the installed package (PYTEST_ARGS="-k name")
+	@$(STAGE) "pytest" $(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(STAMPS)/package ## Run the benchmarks (BENCH_ARGS="--help")
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+.PHONY: format
+format: $(STAMPS)/tools ## Format the Python and the C++ code
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	@git ls-files 'native/*.h' 'native/*.cc' | xargs scripts/llvm.sh clang-format -i
+
+.PHONY: tidy
+tidy: $(STAMPS)/tools $(STAMPS)/system-test ## Run clang-tidy on the core
+	@scripts/native-test.sh asan --configure-only
+	@git ls-files 'native/*.cc' | grep -vE '^native/(bindings|fuzz)/' | \
+		xargs -P $(JOBS) -n 2 scripts/llvm.sh clang-tidy -p build/native/asan --quiet
+
+.PHONY: clean
+clean: ## Remove what was built; .venv stays
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis $(STAMPS)/package
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## Remove .venv too
+	rm -rf $(VENV)
+
+# The stamps lie in .venv, so that they go when it goes.
+
+$(STAMPS)/system-build: scripts/system-packages.sh
+	@scripts/system-packages.sh build
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/system-test: scripts/system-packages.sh scripts/llvm.sh $(STAMPS)/system-build
+	@scripts/system-packages.sh test
+	@touch $@
+
+$(STAMPS)/tools: pyproject.toml scripts/install-tools.sh $(STAMPS)/system-build
+	@$(STAGE) "tools into $(VENV)" scripts/install-tools.sh $(BIN)/python
+	@touch $@
+
+# Without build isolation, so that a second build is an incremental one.
+$(STAMPS)/package: $(PACKAGE_SOURCES) $(STAMPS)/tools
+	@PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(STAGE) "weightstream into $(VENV)" \
+		$(BIN)/python -m pip install -q --no-build-isolation \
+		-C cmake.define.WEIGHTSTREAM_WERROR=$(WERROR) .
+	@touch $@
