@@ -21,15 +21,10 @@ _REFRESHES_PER_SECOND = 10
 
 
 class Progress:
-    """The bar of one load.
+    """The bar of one load of `total_bytes` bytes in `total_tensors` tensors.
 
-    Use it as a context manager, or call `close()`. Not thread-safe: one thread updates it. While it is open, nothing
-    else should write to the terminal's current line.
-
-    Args:
-        total_bytes: bytes that the load will hand out.
-        total_tensors: tensors that the load will hand out.
-        description: a few words that say what is loaded.
+    `description` is a few words that say what is loaded. Use the bar as a context manager, or call `close()`. Not
+    thread-safe: one thread updates it. While it is open, nothing else should write to the terminal's current line.
 
     For example, `with Progress(stream.nbytes, len(stream), "model") as bar:` and then `bar.update(tensor.nbytes, 1)`
     for each tensor.

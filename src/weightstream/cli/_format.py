@@ -11,13 +11,11 @@ def bytes_text(count: int) -> str:
     """Return bytes in a decimal unit: 90868376 are "90.9 MB"."""
     if count < 1000:
         return f"{count} B"
-    value = float(count)
-    for unit in _UNITS:
-        value /= 1000
-        if value < 999.5:
-            break
+    value, unit = count / 1000, 0
+    while value >= 999.5 and unit + 1 < len(_UNITS):
+        value, unit = value / 1000, unit + 1
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:.{decimals}f} {unit}"
+    return f"{value:.{decimals}f} {_UNITS[unit]}"
 
 
 def seconds_text(seconds: float) -> str:
