@@ -1,0 +1,90 @@
+"""The documentation: every link to a file leads somewhere, and the references name all that there is."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import weightstream as ws
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as the usual renderers make them."""
+    headings = re.findall(r"^#+ +(.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_there_are_pages() -> None:
+    assert {"README.md", "docs/semantics.md", "docs/reference/python.md"} <= {page_id(page) for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in LINK.findall(without_code(page.read_text())):
+        if link.startswith(("https://", "http://", "mailto:")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        found = target.exists() and target.is_relative_to(ROOT)
+        if not found or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_links_from_the_promises_lead_to_tests() -> None:
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", (ROOT / "docs" / "semantics.md").read_text(), re.MULTILINE)
+    promises = [row for row in rows if row[0] != "promise"]
+    assert len(promises) > 20
+    for promise, tests in promises:
+        paths = [(ROOT / "docs" / link).resolve() for link in LINK.findall(tests)]
+        assert paths, f"no test for: {promise}"
+        for path in paths:
+            sources = [path] if path.is_file() else [*path.glob("*.py"), *path.glob("*.cc")]
+            assert sources, f"{path} holds no test, but: {promise}"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "reference" / "python.md").read_text()
+    assert ws.__all__
+    assert [name for name in ws.__all__ if not re.search(rf"`(ws\.)?{re.escape(name)}\b", reference)] == []
+
+
+def test_every_environment_variable_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "reference" / "python.md").read_text()
+    package = Path(ws.__file__).parent
+    used = {
+        name for file in package.rglob("*.py") for name in re.findall(r"\bWEIGHTSTREAM_[A-Z_]+[A-Z]", file.read_text())
+    }
+    assert "WEIGHTSTREAM_MEMORY_LIMIT" in reference
+    assert sorted(name for name in used if name not in reference) == []
+
+
+def test_no_number_of_gigabytes_per_second_outside_the_benchmarks() -> None:
+    """Speeds are quoted from benchmarks/results, by pages that link to it."""
+    claims = [
+        page_id(page)
+        for page in PAGES
+        if re.search(r"\d\s*GB/s", page.read_text()) and "benchmarks/" not in page.read_text()
+    ]
+    assert claims == []
+
+
+def test_make_help_lists_the_documented_targets() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    documented = set(re.findall(r"`make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert documented
+    assert sorted(target for target in documented if f"make {target} " not in listed) == []
