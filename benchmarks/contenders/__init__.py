@@ -1,0 +1,93 @@
+"""The loaders that are compared: one module each, one entry in `CONTENDERS` for each way of using it.
+
+The parent process reads only this table; the modules themselves are imported by the worker processes, so that no
+contender shares a process, an allocator or a thread pool with another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.contenders.base import Loader
+
+DISK = "fio"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way of using one loader."""
+
+    name: str
+    module: str
+    """Module of `benchmarks.contenders` with a class `Contender`."""
+    needs: str
+    """The importable package or the program that must be there."""
+    what: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the class."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the worker."""
+    own_format: bool = False
+    """True when it reads a format of its own, into which the files must be converted first."""
+
+    @property
+    def is_program(self) -> bool:
+        return self.name == DISK
+
+    def missing(self) -> str | None:
+        """Why it cannot run here, or None when it can."""
+        if self.is_program:
+            return None if shutil.which(self.needs) else f"the program {self.needs} is not installed"
+        return None if importlib.util.find_spec(self.needs) else f"the package {self.needs} is not installed"
+
+    def loader(self) -> Loader:
+        """Import the loader. Only workers call this."""
+        loader: Loader = importlib.import_module(f"benchmarks.contenders.{self.module}").Contender(**self.options)
+        return loader
+
+
+def _weightstream(suffix: str, what: str, **options: Any) -> Contender:
+    return Contender(f"weightstream{suffix}", "weightstream", "weightstream", what, options)
+
+
+def _safetensors(suffix: str, what: str, **options: Any) -> Contender:
+    return Contender(f"safetensors{suffix}", "safetensors", "safetensors", what, options)
+
+
+CONTENDERS: dict[str, Contender] = {
+    contender.name: contender
+    for contender in (
+        _weightstream("", "weightstream, everything at its default"),
+        _weightstream("-uring", 'weightstream, backend="uring"', backend="uring"),
+        _weightstream("-pread", 'weightstream, backend="pread"', backend="pread"),
+        _weightstream("-mmap", 'weightstream, backend="mmap", every page touched', backend="mmap"),
+        _weightstream("-256m", 'weightstream, memory_limit="256MiB"', memory_limit="256MiB"),
+        _safetensors("", "safetensors safe_open (mmap), every page touched", way="open", backend="mmap"),
+        _safetensors("-pread", 'safetensors safe_open, backend="pread"', way="open", backend="pread"),
+        _safetensors("-load-file", "safetensors load_file (mmap), every page touched", way="load", backend="mmap"),
+        _safetensors(
+            "-next", "safetensors 0.9rc safe_open (mmap), every page touched", way="open", backend="mmap", next=True
+        ),
+        _safetensors(
+            "-next-pread", 'safetensors 0.9rc safe_open, backend="pread"', way="open", backend="pread", next=True
+        ),
+        Contender("runai", "runai", "runai_model_streamer", "Run:ai model streamer, everything at its default"),
+        Contender(
+            "runai-256m",
+            "runai",
+            "runai_model_streamer",
+            "Run:ai model streamer, RUNAI_STREAMER_MEMORY_LIMIT of 256 MiB",
+            environment={"RUNAI_STREAMER_MEMORY_LIMIT": str(256 << 20)},
+        ),
+        Contender("fastsafetensors", "fastsafetensors", "fastsafetensors", "fastsafetensors, nogds"),
+        Contender(
+            "tensorizer", "tensorizer", "tensorizer", "tensorizer, from a file in its own format", own_format=True
+        ),
+        Contender(DISK, "fio", "fio", "fio, direct reads of the same files into reused buffers: the disk's own limit"),
+    )
+}

@@ -1,0 +1,39 @@
+"""What a contender is for a worker: something that prepares, then yields named torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Loader:
+    """Base of the contenders. The worker loads the primer once, and only then takes the time of a `load`."""
+
+    package = ""
+    """Distribution whose version is reported."""
+    touches_needed = False
+    """True where tensors are views of a mapped file, whose pages are not there before someone touches them."""
+
+    def version(self) -> str:
+        from importlib.metadata import version
+
+        return version(self.package)
+
+    def converted(self, files: Sequence[Path]) -> list[Path]:
+        """The files in the format that this loader reads. Called by the parent's converter, never in a timed part."""
+        return list(files)
+
+    def load(self, files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every tensor of the files on the CPU, valid for as long as the caller holds it."""
+        raise NotImplementedError
+
+    def stats(self) -> dict[str, Any]:
+        """What the loader itself reports about its last load, if anything."""
+        return {}
+
+    def close(self) -> None:
+        """Free what the last load still holds. Not timed."""

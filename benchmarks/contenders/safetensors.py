@@ -1,0 +1,43 @@
+"""The `safetensors` package: the pinned release, or the next one from a folder of its own in the same environment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.contenders.base import Loader
+
+NEXT_RELEASE = Path(sys.prefix) / "safetensors-next"
+
+
+class Contender(Loader):
+    package = "safetensors"
+
+    def __init__(self, way: str, backend: str, *, next: bool = False) -> None:
+        if next:
+            if not NEXT_RELEASE.is_dir():
+                raise ModuleNotFoundError("the next release of safetensors is not installed; run benchmarks/setup.sh")
+            sys.path.insert(0, str(NEXT_RELEASE))
+        import safetensors.torch
+
+        self._safetensors = safetensors
+        self._way = way
+        self._backend = backend
+        self._open: list[Any] = []
+        self.touches_needed = backend == "mmap"
+
+    def version(self) -> str:
+        return self._safetensors.__version__
+
+    def load(self, files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+        for path in files:
+            if self._way == "load":
+                yield from self._safetensors.torch.load_file(path, backend=self._backend).items()
+                continue
+            with self._safetensors.safe_open(path, framework="pt", backend=self._backend) as opened:
+                for name in opened.offset_keys():
+                    yield name, opened.get_tensor(name)

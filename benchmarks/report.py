@@ -1,0 +1,192 @@
+"""Renders results as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.imports import IMPORT_TIME
+
+Result = dict[str, Any]
+Row = dict[str, Any]
+
+_NONE = "-"
+
+
+def _number(value: float | None, digits: int, factor: float = 1.0) -> str:
+    return _NONE if value is None else f"{value * factor:.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [
+        f"| {' | '.join(head)} |",
+        "|" + "|".join("---" if index == 0 else "---:" for index in range(len(head))) + "|",
+    ]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _label(contender: Row) -> str:
+    return f"{contender['what']} ({contender['version'].removeprefix('fio-')})"
+
+
+def _checked(contender: Row) -> str:
+    return "yes" if any(run.get("verified") for run in contender["runs"]) else _NONE
+
+
+def _loads(result: Result) -> str:
+    head = ["loader", "GB/s", "seconds", "(min-max)", f"speed vs {result['baseline']}", "CPU-s/GB", "first tensor, ms"]
+    head += ["peak memory growth, GB", "bytes checked"]
+    rows = []
+    for contender in result["contenders"]:
+        numbers = contender["summary"]
+        rows.append(
+            [
+                _label(contender),
+                _number(numbers["gigabytes_per_second"], 2),
+                _number(numbers["seconds"], 2),
+                f"{_number(numbers['seconds_min'], 2)}-{_number(numbers['seconds_max'], 2)}",
+                _number(numbers["ratio"], 2) + ("" if numbers["ratio"] is None else "x"),
+                _number(numbers["cpu_seconds_per_gigabyte"], 2),
+                _number(numbers["first_tensor"], 0, 1e3),
+                _number(_peak(numbers), 2, 1e-9),
+                _checked(contender),
+            ]
+        )
+    return _table(head, rows)
+
+
+def _peak(numbers: Row) -> float | None:
+    found = [numbers[key] for key in ("peak_growth", "sampled_peak_growth") if numbers[key] is not None]
+    return max(found, default=None)
+
+
+def _per_tensor(result: Result) -> str:
+    head = ["loader", "us a tensor", "CPU-us a tensor", "consumer thread's CPU-us a tensor"]
+    head += [f"speed vs {result['baseline']}", "first tensor, ms", "GB/s", "bytes checked"]
+    rows = []
+    for contender in result["contenders"]:
+        numbers = contender["summary"]
+        rows.append(
+            [
+                _label(contender),
+                _number(numbers["microseconds_per_tensor"], 1),
+                _number(numbers["cpu_microseconds_per_tensor"], 1),
+                _number(numbers["consumer_cpu_microseconds_per_tensor"], 1),
+                _number(numbers["ratio"], 2) + ("" if numbers["ratio"] is None else "x"),
+                _number(numbers["first_tensor"], 1, 1e3),
+                _number(numbers["gigabytes_per_second"], 2),
+                _checked(contender),
+            ]
+        )
+    return _table(head, rows)
+
+
+def _imports(result: Result) -> str:
+    head = [
+        "statement",
+        "version",
+        "import, ms",
+        "(min-max)",
+        "whole process, ms",
+        "modules",
+        "torch comes along",
+        "numpy comes along",
+    ]
+    rows = []
+    for contender in result["contenders"]:
+        numbers, run = contender["summary"], contender["runs"][0]
+        rows.append(
+            [
+                f"`{contender['what']}`",
+                contender["version"],
+                _number(numbers["seconds"], 1, 1e3),
+                f"{_number(numbers['seconds_min'], 1, 1e3)}-{_number(numbers['seconds_max'], 1, 1e3)}",
+                _number(numbers["process_seconds"], 0, 1e3),
+                str(run["modules"]),
+                "yes" if run["torch"] else "no",
+                "yes" if run["numpy"] else "no",
+            ]
+        )
+    return _table(head, rows)
+
+
+def _conditions(result: Result) -> str:
+    if result["scenario"] == IMPORT_TIME:
+        return f"{result['rounds']} rounds in fresh processes, interleaved; medians. Files of the libraries are cached."
+    data = result["data"]
+    files = "1 file" if data["files"] == 1 else f"{data['files']} files"
+    return (
+        f"{data['bytes'] / 1e9:.2f} GB, {data['tensors']:,} tensors in {files}; page cache {result['cache']}; "
+        f"the consumer {result['consumer']}; {result['rounds']} rounds, interleaved; medians, speeds compared within each round."
+    )
+
+
+def _machine(result: Result) -> str:
+    machine, source = result["machine"], result["source"]
+    disk = machine["disk"]
+    changed = " with changes on top" if source["dirty"] else ""
+    virtual = " (virtual machine)" if machine["virtual"] else ""
+    return (
+        f"{result['date'][:10]}, commit {source['commit'][:12] or 'unknown'}{changed}. "
+        f"{machine['cpu']}, {machine['cores']} cores{virtual}, {machine['memory_bytes'] / 2**30:.0f} GiB memory, "
+        f"Linux {machine['kernel']}, {machine['filesystem']} on {disk['model'] or disk['name']}, "
+        f"Python {machine['python']}."
+    )
+
+
+def _remarks(result: Result) -> list[str]:
+    remarks = [f"{name} was skipped: {reason}." for name, reason in result["skipped"].items()]
+    remarks += [f"{name} failed: {reason}." for name, reason in result["failed"].items()]
+    shares = [contender["summary"].get("others_cpu_share") for contender in result["contenders"]]
+    highest = max((share for share in shares if share is not None), default=0.0)
+    if highest > 0.1:
+        remarks.append(
+            f"Other work on the machine (kernel threads included) used up to {highest:.0%} of its CPU time meanwhile: "
+            "trust the ratios and the CPU seconds more than the seconds."
+        )
+    if tried := result.get("disk_settings"):
+        best = max(tried, key=lambda run: run["bytes"] / run["seconds"])
+        remarks.append(f"fio's best setting was {best['setting']}, of {len(tried)} tried.")
+    return remarks
+
+
+def render(result: Result) -> str:
+    """One result as a Markdown section."""
+    if result["scenario"] == IMPORT_TIME:
+        table = _imports(result)
+    elif result["per_tensor"]:
+        table = _per_tensor(result)
+    else:
+        table = _loads(result)
+    title = f"## {result['scenario']}{' (tiny: tries the harness, measures nothing)' if result['tiny'] else ''}"
+    parts = [title, result["question"], _conditions(result), table]
+    if remarks := _remarks(result):
+        parts.append("\n".join(f"- {remark}" for remark in remarks))
+    parts.append(_machine(result))
+    return "\n\n".join(parts) + "\n"
+
+
+def save(result: Result, folder: Path) -> Path:
+    """Write <date>-<scenario>.json and .md; a second result of one day gets a number. Returns the JSON's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{result['date'][:10]}-{result['scenario']}"
+    number = 1
+    path = folder / f"{stem}.json"
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(render(result))
+    return path
+
+
+def latest(folder: Path) -> list[Path]:
+    """The newest result of each scenario in a folder."""
+    newest: dict[str, tuple[str, Path]] = {}
+    for path in folder.glob("*.json"):
+        result = json.loads(path.read_text())
+        newest[result["scenario"]] = max(newest.get(result["scenario"], ("", path)), (result["date"], path))
+    return [path for _, path in sorted(newest.values(), key=lambda pair: pair[1].name)]

@@ -1,0 +1,178 @@
+"""Runs a scenario: all contenders, interleaved, round after round, and gathers the result."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import caches, files, imports, machine, summary
+from benchmarks.caches import CacheError
+from benchmarks.contenders.fio import Limit
+from benchmarks.layouts import layouts
+from benchmarks.measure import Conditions, WorkerError, contender_named, run_worker
+from benchmarks.scenarios import SCENARIOS, Scenario
+
+Result = dict[str, Any]
+Measure = Callable[[str, int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line decides."""
+
+    data: Path
+    rounds: int
+    contenders: tuple[str, ...] | None
+    """None: those of the scenario."""
+    baseline: str | None
+    cache: str | None
+    verify: bool
+    tiny: bool
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _interleave(
+    names: Sequence[str], rounds: int, measure: Measure
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Runs of each contender, and the errors of those that failed, which later rounds leave out.
+
+    The first of a round is the second of the round before, so that no contender always follows the same one's mess.
+    """
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
+    for number in range(rounds):
+        start = number % len(names)
+        for name in (*names[start:], *names[:start]):
+            if name in failed:
+                continue
+            try:
+                run = measure(name, number)
+            except (WorkerError, CacheError, subprocess.SubprocessError) as error:
+                failed[name] = str(error)
+                _say(f"  {name:24} failed: {error}")
+                continue
+            if run.get("verified") is False:
+                failed[name] = f"delivered wrong bytes: {run['wrong'] or run['missing']}"
+                _say(f"  {name:24} {failed[name]}")
+                continue
+            runs[name].append({"round": number, **run})
+            speed = f"{run['bytes'] / run['seconds'] / 1e9:6.2f} GB/s" if "bytes" in run else ""
+            _say(f"  round {number + 1}  {name:24} {run['seconds']:8.3f} s  {speed}")
+    return runs, failed
+
+
+def _present(names: Sequence[str], missing: Callable[[str], str | None]) -> tuple[list[str], dict[str, str]]:
+    skipped = {name: reason for name in names if (reason := missing(name))}
+    for name, reason in skipped.items():
+        _say(f"  {name:24} skipped: {reason}")
+    return [name for name in names if name not in skipped], skipped
+
+
+def _result(name: str, question: str, settings: Settings, baseline: str, **more: Any) -> Result:
+    return {
+        "scenario": name,
+        "question": question,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "source": machine.commit(),
+        "machine": machine.describe(settings.data),
+        "rounds": settings.rounds,
+        "tiny": settings.tiny,
+        "baseline": baseline,
+        **more,
+    }
+
+
+def run_loads(scenario: Scenario, settings: Settings) -> Result:
+    """Run a scenario in which checkpoints are loaded."""
+    names, skipped = _present(settings.contenders or scenario.contenders, lambda name: contender_named(name).missing())
+    found = layouts(tiny=settings.tiny)
+    data = files.make(found[scenario.data], settings.data)
+    primer = files.make(found["primer"], settings.data)
+    cache = settings.cache or scenario.cache
+    limit: Limit | None = None
+    if cache == "warm":
+        caches.make_cold(data.files)
+        caches.make_warm(data.files)
+
+    def measure(name: str, number: int) -> dict[str, Any]:
+        nonlocal limit
+        contender = contender_named(name)
+        if contender.is_program:
+            limit = limit or Limit()
+            return limit.run(data.files)
+        conditions = Conditions(
+            cache=cache,
+            keep=scenario.consumer_keeps,
+            sample_memory=scenario.sample_memory,
+            verify=settings.verify and number == 0,
+        )
+        return run_worker(contender, data, primer, conditions)
+
+    runs, failed = _interleave(names, settings.rounds, measure)
+    baseline = settings.baseline or scenario.baseline
+    result = _result(
+        scenario.name,
+        scenario.question,
+        settings,
+        baseline,
+        cache=cache,
+        consumer="keeps every tensor" if scenario.consumer_keeps else "drops each tensor",
+        per_tensor=scenario.per_tensor,
+        data={"name": data.name, "bytes": data.nbytes, "tensors": data.tensors, "files": len(data.files)},
+        skipped=skipped,
+        failed=failed,
+    )
+    result["contenders"] = [
+        {
+            "name": name,
+            "what": contender_named(name).what,
+            "version": runs[name][0]["version"],
+            "summary": summary.of_loads(runs[name], runs.get(baseline, [])),
+            "runs": runs[name],
+        }
+        for name in names
+        if runs[name]
+    ]
+    if limit:
+        result["disk_settings"] = limit.tried
+    return result
+
+
+def run_imports(settings: Settings) -> Result:
+    """Run the import-time scenario."""
+    names, skipped = _present(settings.contenders or tuple(imports.STATEMENTS), imports.missing)
+    for name in names:
+        imports.run(name)
+    runs, failed = _interleave(names, settings.rounds, lambda name, _: imports.run(name))
+    baseline = settings.baseline or imports.BASELINE
+    result = _result(imports.IMPORT_TIME, imports.QUESTION, settings, baseline, skipped=skipped, failed=failed)
+    result["contenders"] = [
+        {
+            "name": name,
+            "what": imports.STATEMENTS[name],
+            "version": runs[name][0]["version"],
+            "summary": summary.of_imports(runs[name], runs.get(baseline, [])),
+            "slowest_modules": imports.slowest(name),
+            "runs": runs[name],
+        }
+        for name in names
+        if runs[name]
+    ]
+    return result
+
+
+def run(name: str, settings: Settings) -> Result:
+    """Run one scenario by its name.
+
+    Raises ValueError for names that do not exist, OSError when the disk is too small for the checkpoint.
+    """
+    if name == imports.IMPORT_TIME:
+        return run_imports(settings)
+    return run_loads(SCENARIOS[name], settings)

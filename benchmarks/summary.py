@@ -1,0 +1,65 @@
+"""From runs to the numbers of a table: medians, and medians of the ratios within each round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+Run = dict[str, Any]
+
+
+def _cpu(run: Run) -> float:
+    return float(run["cpu_user"] + run["cpu_system"])
+
+
+def _ratios(runs: list[Run], baseline: list[Run]) -> list[float]:
+    """How many times as fast as the baseline, round by round. Compared per byte: fio leaves a few out at the end."""
+    rate = {run["round"]: run["bytes"] / run["seconds"] for run in baseline}
+    return [run["bytes"] / run["seconds"] / rate[run["round"]] for run in runs if run["round"] in rate]
+
+
+def of_loads(runs: list[Run], baseline: list[Run]) -> dict[str, float | None]:
+    """The summary of one contender's runs. Seconds, bytes, GB = 1e9 bytes; None where a number does not exist."""
+
+    def middle(value: Callable[[Run], float], key: str = "seconds") -> float | None:
+        values = [value(run) for run in runs if key in run]
+        return median(values) if values else None
+
+    ratios = _ratios(runs, baseline)
+    return {
+        "seconds": middle(lambda run: run["seconds"]),
+        "seconds_min": min(run["seconds"] for run in runs),
+        "seconds_max": max(run["seconds"] for run in runs),
+        "gigabytes_per_second": middle(lambda run: run["bytes"] / run["seconds"] / 1e9),
+        "ratio": median(ratios) if ratios else None,
+        "ratio_min": min(ratios, default=None),
+        "ratio_max": max(ratios, default=None),
+        "cpu_seconds_per_gigabyte": middle(lambda run: _cpu(run) / run["bytes"] * 1e9),
+        "first_tensor": middle(lambda run: run["first_tensor"], "first_tensor"),
+        "microseconds_per_tensor": middle(lambda run: run["seconds"] / run["tensors"] * 1e6, "tensors"),
+        "cpu_microseconds_per_tensor": middle(lambda run: _cpu(run) / run["tensors"] * 1e6, "tensors"),
+        "consumer_cpu_microseconds_per_tensor": middle(
+            lambda run: run["consumer_cpu"] / run["tensors"] * 1e6, "tensors"
+        ),
+        "peak_growth": max((run["peak_growth"] for run in runs if "peak_growth" in run), default=None),
+        "sampled_peak_growth": max(
+            (run["sampled_peak_growth"] for run in runs if "sampled_peak_growth" in run), default=None
+        ),
+        "others_cpu_share": middle(lambda run: run["others_cpu_share"], "others_cpu_share"),
+    }
+
+
+def of_imports(runs: list[Run], baseline: list[Run]) -> dict[str, float | None]:
+    """The summary of one library's imports."""
+    base = {run["round"]: run["seconds"] for run in baseline}
+    ratios = [base[run["round"]] / run["seconds"] for run in runs if run["round"] in base]
+    return {
+        "seconds": median(run["seconds"] for run in runs),
+        "seconds_min": min(run["seconds"] for run in runs),
+        "seconds_max": max(run["seconds"] for run in runs),
+        "process_seconds": median(run["process_seconds"] for run in runs),
+        "cpu_seconds": median(run["cpu"] for run in runs),
+        "peak": max(run["peak"] for run in runs),
+        "ratio": median(ratios) if ratios else None,
+    }
