@@ -1,5 +1,6 @@
 """The documentation: every link to a file leads somewhere, and the references name all that there is."""
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import weightstream as ws
+from weightstream._config import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -63,14 +65,11 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert [name for name in ws.__all__ if not re.search(rf"`(ws\.)?{re.escape(name)}\b", reference)] == []
 
 
-def test_every_environment_variable_is_in_the_reference() -> None:
+def test_every_setting_and_its_environment_variable_are_in_the_reference() -> None:
     reference = (ROOT / "docs" / "reference" / "python.md").read_text()
-    package = Path(ws.__file__).parent
-    used = {
-        name for file in package.rglob("*.py") for name in re.findall(r"\bWEIGHTSTREAM_[A-Z_]+[A-Z]", file.read_text())
-    }
-    assert "WEIGHTSTREAM_MEMORY_LIMIT" in reference
-    assert sorted(name for name in used if name not in reference) == []
+    rows = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", reference, re.MULTILINE))
+    settings = [field.name for field in dataclasses.fields(Settings)]
+    assert rows == {(name, PREFIX + name.upper()) for name in settings}
 
 
 def test_no_number_of_gigabytes_per_second_outside_the_benchmarks() -> None:

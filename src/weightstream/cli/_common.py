@@ -48,7 +48,7 @@ class Program(click.Group):
         except Exception as error:
             if isinstance(error, (click.exceptions.Exit, click.ClickException, click.Abort)):
                 raise
-            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            if isinstance(error, BrokenPipeError):
                 # Python flushes standard output once more at exit, and would complain.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 ctx.exit(EXIT_PIPE_CLOSED)
