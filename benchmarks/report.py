@@ -120,7 +120,8 @@ def _conditions(result: Result) -> str:
     files = "1 file" if data["files"] == 1 else f"{data['files']} files"
     return (
         f"{data['bytes'] / 1e9:.2f} GB, {data['tensors']:,} tensors in {files}; page cache {result['cache']}; "
-        f"the consumer {result['consumer']}; {result['rounds']} rounds, interleaved; medians, speeds compared within each round."
+        f"the consumer {result['consumer']}; {result['rounds']} rounds, interleaved; "
+        "medians, speeds compared within each round."
     )
 
 
