@@ -1,0 +1,60 @@
+// An opened checkpoint: its sources, each with its validated header. Immutable after open(); shared by the streams.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "format/header.h"
+#include "storage/local_file.h"
+
+namespace weightstream {
+
+// One tensor of a checkpoint: which source, and which entry of that source's header.
+struct TensorRef {
+  std::uint32_t source = 0;
+  std::uint32_t entry = 0;
+  friend bool operator==(const TensorRef&, const TensorRef&) = default;
+};
+
+class Checkpoint {
+ public:
+  struct Shard {
+    std::shared_ptr<LocalFile> file;
+    Header header;
+  };
+  // What an index says: tensor name -> position in `paths`.
+  using WeightMap = std::vector<std::pair<std::string, std::uint32_t>>;
+
+  // Reads and validates the headers of all `paths` in parallel. Fails with the error of the first path (in their
+  // order) that has one. With a weight map every name in it must be in the shard it names, and of a tensor that
+  // several shards have the mapped one counts; without one, a tensor in two shards is a kFormat error.
+  static Result<std::shared_ptr<const Checkpoint>> open(const std::vector<std::string>& paths,
+                                                        const std::optional<WeightMap>& weight_map);
+
+  [[nodiscard]] const std::vector<Shard>& shards() const { return shards_; }
+  // All tensors, in file order: source by source, by offset in each.
+  [[nodiscard]] const std::vector<TensorRef>& tensors() const { return tensors_; }
+  [[nodiscard]] const Header& header(TensorRef ref) const { return shards_[ref.source].header; }
+  [[nodiscard]] std::string_view name(TensorRef ref) const { return header(ref).name(ref.entry); }
+  // Position in tensors(), or nothing.
+  [[nodiscard]] std::optional<std::uint32_t> find(std::string_view name) const;
+
+  // Closes the descriptors that the checkpoint keeps. Streams that run keep theirs.
+  void park() const;
+
+ private:
+  Status index(const std::optional<WeightMap>& weight_map);
+
+  std::vector<Shard> shards_;
+  std::vector<TensorRef> tensors_;
+  std::unordered_map<std::string_view, std::uint32_t> by_name_;  // views into the headers' pools
+};
+
+}  // namespace weightstream

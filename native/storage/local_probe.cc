@@ -1,0 +1,154 @@
+#include "storage/local_probe.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "storage/io_ring.h"
+
+namespace weightstream {
+namespace {
+
+constexpr std::uint64_t kPageBytes = 4096;
+constexpr std::uint64_t kSamples = 32;
+constexpr std::uint64_t kPagesPerSample = 16;
+// From this part on, memory copies beat reading everything from the device again.
+constexpr double kMostlyCached = 0.5;
+
+// cachestat(2), Linux 6.5; not in the C library's headers yet.
+constexpr long kCachestat = 451;
+struct CachestatRange {
+  std::uint64_t offset;
+  std::uint64_t length;
+};
+struct Cachestat {
+  std::uint64_t cached;
+  std::uint64_t dirty;
+  std::uint64_t writeback;
+  std::uint64_t evicted;
+  std::uint64_t recently_evicted;
+};
+
+struct Filesystem {
+  long magic;
+  const char* name;
+  bool direct;  // O_DIRECT reads from a device of this machine
+  bool stacked;  // its files' pages are cached under another file: cachestat sees none
+};
+
+constexpr std::array kFilesystems = {
+    Filesystem{0xEF53, "ext4", true, false},         Filesystem{0x58465342, "xfs", true, false},
+    Filesystem{0x9123683E, "btrfs", true, false},    Filesystem{0xF2F52010, "f2fs", true, false},
+    Filesystem{0x794C7630, "overlayfs", true, true}, Filesystem{0x01021994, "tmpfs", false, false},
+    Filesystem{0x858458F6, "ramfs", false, false},   Filesystem{0x6969, "nfs", false, false},
+    Filesystem{0x0BD00BD0, "lustre", false, false},  Filesystem{0x65735546, "fuse", false, false},
+    Filesystem{0x00C36400, "ceph", false, false},    Filesystem{0xFF534D42, "cifs", false, false},
+    Filesystem{0xFE534D42, "smb3", false, false},    Filesystem{0x01021997, "9p", false, false},
+    Filesystem{0x2FC12FC1, "zfs", false, false},     Filesystem{0x47504653, "gpfs", false, false},
+};
+constexpr Filesystem kUnknownFilesystem{0, "a filesystem without a known name", false, false};
+
+Filesystem filesystem_of(int fd) {
+  struct statfs status {};
+  if (::fstatfs(fd, &status) != 0) return kUnknownFilesystem;
+  const auto magic = static_cast<long>(static_cast<std::uint32_t>(status.f_type));
+  for (const auto& filesystem : kFilesystems) {
+    if (filesystem.magic == magic) return filesystem;
+  }
+  return kUnknownFilesystem;
+}
+
+template <typename IsCached>
+double sample(std::uint64_t size, IsCached is_cached) {
+  const std::uint64_t pages = size / kPageBytes;
+  const std::uint64_t samples = std::min(kSamples, std::max<std::uint64_t>(pages / kPagesPerSample, 1));
+  double cached = 0;
+  for (std::uint64_t i = 0; i < samples; ++i) {
+    // The middle of each of `samples` equal parts: the first MiB, which the header read has warmed, does not decide.
+    const std::uint64_t page = pages * (2 * i + 1) / (2 * samples);
+    const double part = is_cached(page * kPageBytes);
+    if (part < 0) return part;
+    cached += part;
+  }
+  return cached / static_cast<double>(samples);
+}
+
+double cached_by_cachestat(int fd, std::uint64_t size) {
+  return sample(size, [&](std::uint64_t offset) {
+    const std::uint64_t length = std::min(kPagesPerSample * kPageBytes, size - offset);
+    CachestatRange range{offset, length};
+    Cachestat status{};
+    if (::syscall(kCachestat, fd, &range, &status, 0) != 0) return -1.0;
+    return std::min(1.0, static_cast<double>(status.cached * kPageBytes) / static_cast<double>(length));
+  });
+}
+
+// A read of one byte that must not wait succeeds only from the cache. It may start readahead of that page.
+double cached_by_nowait(int fd, std::uint64_t size) {
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+  const double cached = sample(size, [&](std::uint64_t offset) {
+    char byte = 0;
+    struct iovec into {&byte, 1};
+    const auto got = ::preadv2(fd, &into, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    if (got == 1) return 1.0;
+    return got < 0 && errno == EAGAIN ? 0.0 : -1.0;
+  });
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_NORMAL);
+  return cached;
+}
+
+std::string percent(double fraction) { return std::to_string(std::lround(fraction * 100)) + "%"; }
+
+}  // namespace
+
+double cached_fraction(int fd, std::uint64_t size) {
+  if (size == 0) return 1.0;
+  if (!filesystem_of(fd).stacked) {
+    const double cached = cached_by_cachestat(fd, size);
+    if (cached >= 0) return cached;
+  }
+  return cached_by_nowait(fd, size);
+}
+
+Result<ReaderChoice> choose_local_reader(const LocalFile& file, Backend backend) {
+  const auto forced = [](ReaderKind kind) { return ReaderChoice{kind, "asked for by backend="}; };
+  if (backend == Backend::kPread) return forced(ReaderKind::kPread);
+  if (backend == Backend::kMmap) return forced(ReaderKind::kMmap);
+  if (backend == Backend::kUring) {
+    if (auto ring = IoRing::create(2); !ring) {
+      Error error = std::move(ring).error();
+      error.message = "backend=\"uring\" cannot work: " + error.message + "; use backend=\"auto\"";
+      return error;
+    }
+    return forced(ReaderKind::kUring);
+  }
+
+  auto handle = file.handle();
+  if (!handle) return std::move(handle).error();
+  const int fd = (*handle)->buffered.get();
+  const Filesystem filesystem = filesystem_of(fd);
+  const std::string on = std::string(" on ") + filesystem.name;
+  if (!filesystem.direct) return ReaderChoice{ReaderKind::kPread, "file" + on + ": parallel pread"};
+  const double cached = cached_fraction(fd, file.size());
+  if (cached >= kMostlyCached) {
+    return ReaderChoice{ReaderKind::kPread, percent(cached) + " of the file" + on + " is in the page cache: parallel pread"};
+  }
+  if (const int refused = file.open_direct(**handle); refused != 0) {
+    return ReaderChoice{ReaderKind::kPread, "O_DIRECT is refused" + on + " (" + std::strerror(refused) + "): parallel pread"};
+  }
+  if (auto ring = IoRing::create(2); !ring) {
+    return ReaderChoice{ReaderKind::kPread, ring.error().message + ": parallel pread"};
+  }
+  return ReaderChoice{ReaderKind::kUring, "cold file" + on + ": io_uring with O_DIRECT"};
+}
+
+}  // namespace weightstream

@@ -1,0 +1,58 @@
+"""weightstream streams model weights from where they are stored to where they are used.
+
+    >>> import weightstream as ws
+    >>> with ws.stream("model/") as s:
+    ...     for name, tensor in s: ...
+    >>> weights = ws.load("model/")
+    >>> with ws.open("model/") as ckpt:
+    ...     ckpt["lm_head.weight"].shape
+"""
+
+from ._checkpoint import Checkpoint
+from ._checkpoint import open_checkpoint as open  # noqa: A004
+from ._errors import (
+    AuthError,
+    ClosedError,
+    ConfigError,
+    DeviceError,
+    FormatError,
+    NotFoundError,
+    ProtocolError,
+    ServerError,
+    SourceChangedError,
+    StorageError,
+    ThrottledError,
+    TimeoutError,  # noqa: A004
+    TruncatedError,
+    WeightstreamError,
+)
+from ._stream import StreamStats, TensorStream, load, stream
+from ._tensors import SourceInfo, TensorInfo, TensorSlice
+from ._version import __version__
+
+__all__ = [
+    "AuthError",
+    "Checkpoint",
+    "ClosedError",
+    "ConfigError",
+    "DeviceError",
+    "FormatError",
+    "NotFoundError",
+    "ProtocolError",
+    "ServerError",
+    "SourceChangedError",
+    "SourceInfo",
+    "StorageError",
+    "StreamStats",
+    "TensorInfo",
+    "TensorSlice",
+    "TensorStream",
+    "ThrottledError",
+    "TimeoutError",
+    "TruncatedError",
+    "WeightstreamError",
+    "__version__",
+    "load",
+    "open",
+    "stream",
+]

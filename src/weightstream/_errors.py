@@ -1,0 +1,143 @@
+"""The errors of weightstream.
+
+Each is also the builtin exception that a caller would expect::
+
+    WeightstreamError
+    ├── FormatError (ValueError)               the bytes are not a valid safetensors file or index
+    ├── TruncatedError (EOFError)              the source ended before the range did
+    ├── SourceChangedError                     the source is not the one whose header was read
+    ├── NotFoundError (FileNotFoundError)      no such file, directory or match
+    ├── AuthError (PermissionError)            permission denied
+    ├── StorageError (OSError)                 the operating system failed or refused: see errno
+    ├── ThrottledError                         a server asks to slow down, and kept asking
+    ├── ServerError                            a server failed, and kept failing
+    ├── ProtocolError                          a server answered something else than was asked for
+    ├── TimeoutError (builtins.TimeoutError)   a deadline passed
+    ├── DeviceError (RuntimeError)             an accelerator is missing, failed, or is out of memory
+    ├── ClosedError (ValueError)               used after close(), or in a forked child
+    └── ConfigError (ValueError)               a setting or a location that cannot work
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from typing import Any
+
+
+class WeightstreamError(Exception):
+    """Base of all errors of weightstream.
+
+    Attributes:
+        source: path or URL of the source that failed, or None.
+        range: (begin, end) in bytes, the part of the source that was asked for, or None.
+        expected: what should have come (a number of bytes, mostly), or None.
+        got: what came, or None.
+
+    Example:
+        >>> try:
+        ...     ws.load("model.safetensors")
+        ... except ws.WeightstreamError as error:
+        ...     print(error, error.source, error.range)
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        source: str | None = None,
+        range: tuple[int, int] | None = None,
+        expected: int | None = None,
+        got: int | None = None,
+        errno: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.source = source
+        self.range = range
+        self.expected = expected
+        self.got = got
+        if isinstance(self, OSError):
+            self.errno = errno
+            self.strerror = os.strerror(errno) if errno is not None else message
+            self.filename = source
+
+    def __str__(self) -> str:
+        parts = [self.message if self.source is None else f"{self.source}: {self.message}"]
+        details = []
+        if self.range is not None:
+            details.append(f"bytes {self.range[0]} to {self.range[1]}")
+        if self.expected is not None and self.got is not None:
+            details.append(f"expected {self.expected}, got {self.got}")
+        errno = getattr(self, "errno", None)
+        if errno is not None:
+            details.append(f"errno {errno}")
+        if details:
+            parts.append(f"({'; '.join(details)})")
+        return " ".join(parts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {
+            "source": self.source,
+            "range": self.range,
+            "expected": self.expected,
+            "got": self.got,
+            "errno": getattr(self, "errno", None),
+        }
+        return _rebuild, (type(self), self.message, state)
+
+
+def _rebuild(cls: type[WeightstreamError], message: str, state: dict[str, Any]) -> WeightstreamError:
+    return cls(message, **state)
+
+
+class FormatError(WeightstreamError, ValueError):
+    """The bytes are not a valid safetensors file, or not a valid index of one."""
+
+
+class TruncatedError(WeightstreamError, EOFError):
+    """The source ended before the range that was asked for did."""
+
+
+class SourceChangedError(WeightstreamError):
+    """The source was replaced or written to after its header was read."""
+
+
+class NotFoundError(WeightstreamError, FileNotFoundError):
+    """There is no such file or directory, or nothing matches."""
+
+
+class AuthError(WeightstreamError, PermissionError):
+    """Reading is not permitted."""
+
+
+class StorageError(WeightstreamError, OSError):
+    """The operating system failed or refused an operation; `errno` says why."""
+
+
+class ThrottledError(WeightstreamError):
+    """A server asked to slow down until the retries were used up."""
+
+
+class ServerError(WeightstreamError):
+    """A server failed until the retries were used up."""
+
+
+class ProtocolError(WeightstreamError):
+    """A server answered something else than was asked for."""
+
+
+class TimeoutError(WeightstreamError, builtins.TimeoutError):
+    """A deadline passed."""
+
+
+class DeviceError(WeightstreamError, RuntimeError):
+    """An accelerator is missing, failed, or is out of memory."""
+
+
+class ClosedError(WeightstreamError, ValueError):
+    """Used after close(), or in a child process that was forked from the one that opened it."""
+
+
+class ConfigError(WeightstreamError, ValueError):
+    """A setting or a location that cannot work."""

@@ -1,0 +1,279 @@
+"""Streams: a running load, and what it did."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import _config, sources
+from ._core import Stream as CoreStream
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ._checkpoint import Checkpoint
+    from ._progress import Progress
+    from .frameworks import Framework
+
+_log = logging.getLogger("weightstream")
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING)
+
+
+@dataclass(frozen=True)
+class StreamStats:
+    """What a stream did so far, and where it waited.
+
+    Attributes:
+        tensors: number handed out.
+        bytes: bytes of the tensors handed out.
+        bytes_total: bytes of all tensors that the stream yields.
+        bytes_read: bytes that storage delivered; more than `bytes` where small gaps are read through.
+        reads: reads completed.
+        retries: reads, or parts of one, that had to be tried again.
+        seconds: from the call of `stream` until the last tensor, or until now.
+        first_tensor_seconds: from the call of `stream` until the first tensor.
+        wait_storage_seconds: the consumer waited for storage.
+        wait_consumer_seconds: reading waited for the consumer, at the memory limit.
+        peak_host_bytes: the most bytes in flight, or ready but not taken, at any time.
+        readers: bytes read, by reader.
+        reasons: why each source's reader was chosen, by path.
+    """
+
+    tensors: int
+    bytes: int
+    bytes_total: int
+    bytes_read: int
+    reads: int
+    retries: int
+    seconds: float
+    first_tensor_seconds: float
+    wait_storage_seconds: float
+    wait_consumer_seconds: float
+    peak_host_bytes: int
+    readers: Mapping[str, int]
+    reasons: Mapping[str, str]
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """Bytes handed out per second, in GB (1e9 bytes)."""
+        return self.bytes / self.seconds / 1e9 if self.seconds > 0 else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {**asdict(self), "gigabytes_per_second": self.gigabytes_per_second}
+
+
+_open_streams: weakref.WeakSet[TensorStream] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_open_streams() -> None:
+    # Core threads must be gone before the interpreter takes its modules apart.
+    for stream in list(_open_streams):
+        stream.close()
+
+
+class TensorStream:
+    """An iterator of (name, tensor), running since it was made. Made by `weightstream.stream`.
+
+    A tensor that was handed out is the caller's: it stays valid and unchanged after the next one, after `close()`, and
+    after the file is gone. One consumer at a time. Leaving the ``with`` block, exhausting the stream, an error, or
+    dropping it stops all reading and joins every thread.
+
+    Raises (from iteration):
+        WeightstreamError: whatever reading met; the stream is closed then. ClosedError after `close()`.
+
+    Example:
+        >>> with ws.stream("model.safetensors") as s:
+        ...     for name, tensor in s:
+        ...         model.get_parameter(name).data = tensor
+        ...     print(s.stats.gigabytes_per_second, "GB/s")
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        core: CoreStream,
+        framework: Framework,
+        *,
+        nbytes: int,
+        progress: Progress | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self._core = core
+        self._framework = framework
+        self._nbytes = nbytes
+        self._progress = progress
+        self._ready: list[tuple[str, Any]] = []  # last in, next out
+        self._exhausted = False
+        self._closed = False
+        _open_streams.add(self)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[str, Any]:
+        ready = self._ready
+        if ready:
+            return ready.pop()
+        return self._next_batch()
+
+    def _next_batch(self) -> tuple[str, Any]:
+        if self._exhausted:
+            raise StopIteration
+        try:
+            batch = self._framework.take(self._core)
+            if self._progress is not None:
+                self._show_progress()
+        except BaseException as error:
+            # A second thread's mistake must not end the stream for the first.
+            if not getattr(error, "_stream_goes_on", False):
+                self.close()
+            raise
+        if not batch:
+            self._exhausted = True
+            self.close()
+            raise StopIteration
+        first = batch[0]
+        batch.reverse()
+        batch.pop()
+        self._ready = batch
+        return first
+
+    def __len__(self) -> int:
+        """Number of tensors that the stream yields in all."""
+        return len(self._core)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors that the stream yields."""
+        return self._nbytes
+
+    @property
+    def closed(self) -> bool:
+        """Whether reading has ended, for whatever reason."""
+        return self._closed
+
+    @property
+    def stats(self) -> StreamStats:
+        """A snapshot; works at any time, also after `close()`."""
+        paths = self.checkpoint.paths
+        reasons = {paths[source]: reason for source, reason in self._core.reasons()}
+        return StreamStats(**self._core.stats(), reasons=reasons)
+
+    def close(self) -> None:
+        """Stops reading, joins every thread and gives back what was not handed out. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._core.close()
+        self._ready = []
+        _open_streams.discard(self)
+        self._forward_log()
+        if self._progress is not None:
+            self._progress.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a TensorStream cannot be pickled: it is running; open a stream in the other process")
+
+    def __repr__(self) -> str:
+        stats = self._core.stats()
+        state = "closed" if self._closed else "open"
+        return f"<TensorStream {state}: {stats['tensors']} of {len(self)} tensors, {stats['bytes']} bytes>"
+
+    def _forward_log(self) -> None:
+        for level, line in self._core.drain_log():
+            _log.log(_LEVELS[level], "%s", line)
+
+    def _show_progress(self) -> None:
+        stats = self._core.stats()
+        assert self._progress is not None
+        self._progress.update(stats["bytes"], stats["tensors"])
+
+
+def stream(
+    location: sources.Location,
+    *,
+    device: _config.Device | None = None,
+    framework: str | None = None,
+    names: _config.Names | None = None,
+    order: str | None = None,
+    memory_limit: _config.Size | None = None,
+    device_limit: _config.Size | None = None,
+    concurrency: int | None = None,
+    backend: str | None = None,
+    progress: bool | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> TensorStream:
+    """Streams the tensors of a checkpoint: each is handed out as soon as its own bytes are there.
+
+    Args:
+        location: a file, an index, a directory, a glob, or a sequence of these.
+        device: where the tensors go, default ``"cpu"``. A str, an int (an accelerator's index) or a torch.device.
+        framework: ``"pt"`` (torch, the default) or ``"numpy"``.
+        names: only these: an iterable of names, or a function of a name. Only their bytes are read.
+        order: ``"arrival"`` (the default) or ``"file"``, exact file order.
+        memory_limit: bytes in flight or ready but not taken, an int or text such as ``"2GiB"``. Default: 4 GiB, or a
+            quarter of the available memory where that is less. One tensor larger than the limit is still loaded.
+        device_limit: bytes in flight to a device. Tensors are copied to a device one at a time, so the largest tensor
+            is what is in flight, and a larger limit changes nothing.
+        concurrency: the most reads in flight; default: found out while reading.
+        backend: ``"auto"`` (the default), ``"uring"``, ``"pread"``, or ``"mmap"`` (zero-copy, but the tensors are then
+            the file's pages: see the caveat in docs/semantics.md).
+        progress: show a progress bar on standard error.
+        storage_options: options of a remote storage; local files take none.
+
+    Every keyword that is None is taken from ``WEIGHTSTREAM_<KEYWORD>`` in the environment if it is set there.
+
+    Raises:
+        ConfigError: a setting or a location that cannot work.
+        NotFoundError, AuthError, StorageError: a file cannot be opened or read.
+        FormatError: not a valid safetensors file or index.
+        DeviceError: the device is not there.
+
+    Example:
+        >>> with ws.stream("model/", device="cpu", memory_limit="1GiB") as s:
+        ...     for name, tensor in s: ...
+    """
+    from ._checkpoint import Checkpoint
+
+    called = time.monotonic()
+    settings = _config.resolve(
+        device=device,
+        framework=framework,
+        names=names,
+        order=order,
+        memory_limit=memory_limit,
+        device_limit=device_limit,
+        concurrency=concurrency,
+        backend=backend,
+        progress=progress,
+        storage_options=storage_options,
+    )
+    return Checkpoint._open(location, settings)._start(settings, called)
+
+
+def load(location: sources.Location, **settings: Any) -> dict[str, Any]:
+    """Loads all tensors of a checkpoint (or those of `names`) and returns them by name, in file order.
+
+    Takes the keywords of `stream`, raises what it raises.
+
+    Example:
+        >>> weights = ws.load("model.safetensors", framework="numpy")
+    """
+    with stream(location, **settings) as running:
+        return running.checkpoint._collect(running)

@@ -1,0 +1,42 @@
+"""From memory to the tensors of one framework. A framework's package is imported when it is first asked for."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from .._config import Device
+from .._core import Stream as CoreStream
+from .._errors import ConfigError
+
+
+class Framework(Protocol):
+    """What a stream needs of a framework."""
+
+    def take(self, stream: CoreStream) -> list[tuple[str, Any]]:
+        """Waits for the next ready tensors and makes them the framework's; empty at the end."""
+        ...
+
+    def index(self, tensor: Any, index: Any) -> Any:
+        """`tensor[index]` with memory of its own, exactly as large as the result."""
+        ...
+
+
+def get(name: str, device: Device) -> Framework:
+    """The framework called `name` ("pt" or "numpy"), with tensors on `device`.
+
+    Raises:
+        ConfigError: the package is not installed, or the framework has no such device.
+        DeviceError: the device is not there.
+    """
+    try:
+        if name == "pt":
+            from .torch import TorchFramework
+
+            return TorchFramework(device)
+        from .numpy import NumpyFramework
+
+        return NumpyFramework(device)
+    except ModuleNotFoundError as error:
+        package = {"pt": "torch", "numpy": "numpy"}[name]
+        other = "; framework='numpy' works without it" if name == "pt" else ""
+        raise ConfigError(f"framework={name!r} needs the package {error.name or package}, which is not installed{other}") from error

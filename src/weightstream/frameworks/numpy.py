@@ -1,0 +1,84 @@
+"""NumPy arrays, with the dtypes of ml_dtypes where numpy lacks one. Nothing is copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._config import Device
+from .._core import Stream as CoreStream
+from .._errors import ConfigError
+
+_NUMPY = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "C64": "complex64",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
+    # Packed in the file; ml_dtypes has unpacked 4- and 6-bit types only. F4: two elements in a byte, the last
+    # dimension halved. F6: bytes, flat.
+    "F4": "uint8",
+    "F6_E2M3": "uint8",
+    "F6_E3M2": "uint8",
+}
+_ML_DTYPES = {
+    "BF16": "bfloat16",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """The numpy dtype of a header's dtype name.
+
+    Raises:
+        ConfigError: it needs the package ml_dtypes, which is not installed.
+    """
+    if dtype in _NUMPY:
+        return np.dtype(_NUMPY[dtype])
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"dtype {dtype} in numpy needs the package ml_dtypes, which is not installed") from error
+    return np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
+
+
+class NumpyFramework:
+    """Arrays of numpy, in host memory."""
+
+    def __init__(self, device: Device) -> None:
+        if str(device) != "cpu":
+            raise ConfigError(f"framework='numpy' has arrays on the CPU only, not on {device!r}")
+        self._dtypes: dict[str, np.dtype[Any]] = {}
+
+    def take(self, stream: CoreStream) -> list[tuple[str, np.ndarray[Any, Any]]]:
+        """See Framework.take."""
+        return [
+            (name, np.ndarray(shape, self._dtype(dtype), buffer))
+            for name, buffer, shape, dtype in stream.next_buffers()
+        ]
+
+    def _dtype(self, dtype: str) -> np.dtype[Any]:
+        known = self._dtypes.get(dtype)
+        if known is None:
+            known = self._dtypes[dtype] = numpy_dtype(dtype)
+        return known
+
+    def index(self, tensor: np.ndarray[Any, Any], index: Any) -> np.ndarray[Any, Any]:
+        """See Framework.index."""
+        result = np.asarray(tensor[index])
+        if result.nbytes == tensor.nbytes and result.flags.c_contiguous:
+            return result
+        return np.array(result, order="C", copy=True)
