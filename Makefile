@@ -6,7 +6,7 @@
 PYTHON ?= python3
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 3600
-BENCH_ARGS ?=
+BENCH_ARGS ?= run all
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -64,7 +64,7 @@ pytest: $(STAMPS)/package ## Run the Python tests against the installed package 
 	@$(STAGE) "pytest" $(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(STAMPS)/package ## Run the benchmarks (BENCH_ARGS="--help")
+bench: $(STAMPS)/package ## Run the benchmarks (BENCH_ARGS="run cold-cpu", "list", "--help")
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 .PHONY: format

@@ -26,8 +26,8 @@ class Progress:
     `description` is a few words that say what is loaded. Use the bar as a context manager, or call `close()`. Not
     thread-safe: one thread updates it. While it is open, nothing else should write to the terminal's current line.
 
-    For example, `with Progress(stream.nbytes, len(stream), "model") as bar:` and then `bar.update(tensor.nbytes, 1)`
-    for each tensor.
+    For example, `with Progress(stream.nbytes, len(stream), "model") as bar:` and then, now and again,
+    `bar.update(stream.stats.bytes, stream.stats.tensors)`.
     """
 
     def __init__(self, total_bytes: int, total_tensors: int, description: str = "loading") -> None:
@@ -48,11 +48,11 @@ class Progress:
         return self._bar is not None
 
     def update(self, nbytes: int, tensors: int) -> None:
-        """Add `nbytes` bytes and `tensors` tensors that were handed out since the last call."""
+        """Show that `nbytes` bytes and `tensors` tensors were handed out so far."""
         if self._bar is None:
             return
-        self._bytes += nbytes
-        self._tensors += tensors
+        self._bytes = nbytes
+        self._tensors = tensors
         if time.monotonic() - self._last_update >= _UPDATE_SECONDS:
             self._draw()
 

@@ -50,7 +50,7 @@ def test_shows_bytes_tensors_and_rate_on_a_terminal() -> None:
         "    assert bar.enabled\n"
         "    bar.update(1_000_000_000, 1)\n"
         "    time.sleep(0.3)\n"
-        "    bar.update(1_000_000_000, 1)\n"
+        "    bar.update(2_000_000_000, 2)\n"
     )
     assert status == 0
     assert "a model" in screen
@@ -64,7 +64,7 @@ def test_the_final_state_counts_updates_that_came_too_fast_to_be_drawn() -> None
     status, screen, _ = run_on_a_terminal(
         "from weightstream._progress import Progress\n"
         "bar = Progress(40_000, 40_000, 'specks')\n"
-        "for _ in range(40_000): bar.update(1, 1)\n"
+        "for n in range(40_000): bar.update(n + 1, n + 1)\n"
         "bar.close()\n"
     )
     assert status == 0
@@ -106,7 +106,7 @@ def test_prints_nothing_and_starts_no_thread_without_a_terminal(monkeypatch: pyt
     with Progress(100, 2, "x") as bar:
         assert not bar.enabled
         bar.update(50, 1)
-        bar.update(50, 1)
+        bar.update(100, 2)
         assert threading.active_count() == threads
     assert stderr.getvalue() == ""
 

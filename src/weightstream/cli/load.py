@@ -71,7 +71,7 @@ def load(
 def _summary(stats: StreamStats) -> Iterator[str]:
     rate = f"{stats.gigabytes_per_second:.2f} GB/s"
     yield f"{count_text(stats.tensors, 'tensor')}, {bytes_text(stats.bytes)} in {seconds_text(stats.seconds)}: {rate}"
-    if stats.first_tensor_seconds is not None:
+    if stats.tensors:
         yield f"first tensor after {seconds_text(stats.first_tensor_seconds)}"
     waited = f"for storage {seconds_text(stats.wait_storage_seconds)}"
     yield f"waited {waited}, for the consumer {seconds_text(stats.wait_consumer_seconds)}"
