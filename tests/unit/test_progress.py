@@ -60,7 +60,7 @@ def test_shows_bytes_tensors_and_rate_on_a_terminal() -> None:
     assert stdout == b""
 
 
-def test_the_final_state_counts_updates_that_came_too_fast_to_be_drawn() -> None:
+def test_the_final_state_is_drawn_however_fast_it_came() -> None:
     status, screen, _ = run_on_a_terminal(
         "from weightstream._progress import Progress\n"
         "bar = Progress(40_000, 40_000, 'specks')\n"
