@@ -79,9 +79,6 @@ def _explain(error: Exception) -> tuple[str, str | None, int] | None:
 
     if isinstance(error, Failure):
         return str(error), error.hint, error.exit_status
-    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "numpy", "ml_dtypes"):
-        extra = "torch" if error.name == "torch" else "numpy"
-        return str(error), f"pip install 'weightstream[{extra}]', or choose another --framework", EXIT_FAILED
     if isinstance(error, ws.ConfigError):
         return str(error), None, EXIT_USAGE
     if isinstance(error, (ws.WeightstreamError, OSError, MemoryError)):

@@ -53,9 +53,13 @@ def load(
     """  # noqa: D301
     import weightstream as ws
 
-    show_progress = not (no_progress or quiet)
+    from .. import _config, frameworks
+
+    settings |= {"names": name_filter(names), "progress": not (no_progress or quiet)}
+    resolved = _config.resolve(**settings)
+    frameworks.get(resolved.framework, resolved.device)  # imports torch, which is not to count as loading time
     kept = []
-    with ws.stream(one_or_many(location), names=name_filter(names), progress=show_progress, **settings) as stream:
+    with ws.stream(one_or_many(location), **settings) as stream:
         if names and len(stream) == 0:
             raise Failure(f"no tensor matches {' or '.join(names)}", "list the names with: weightstream inspect")
         for _, tensor in stream:
