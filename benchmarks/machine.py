@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+BUILT_COMMIT = "weightstream-commit"
+"""Written into the environment by setup.sh."""
 
 
 def _first(path: str, prefix: str) -> str:
@@ -72,15 +75,17 @@ def describe(data: Path) -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit that is checked out and whether tracked or new files differ from it (results aside)."""
+    """The commit that is checked out, whether files differ from it (results aside), and the commit that was built."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
+    built = _text(Path(sys.prefix) / BUILT_COMMIT)
     try:
         return {
             "commit": git("rev-parse", "HEAD"),
             "dirty": bool(git("status", "--porcelain", "--", ".", ":!benchmarks/results")),
+            "built": built,
         }
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": "", "dirty": True}
+        return {"commit": "", "dirty": True, "built": built}

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks import caches, memory
+from benchmarks.caches import CacheError
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.files import MANIFEST, DataSet
 from benchmarks.worker import Job
@@ -24,6 +25,8 @@ from benchmarks.worker import Job
 ROOT = Path(__file__).resolve().parent.parent
 STEP_SECONDS = 900.0
 SAMPLE_SECONDS = 0.05
+CACHE_TRIES = 10
+CACHE_WAIT_SECONDS = 2.0
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -126,7 +129,7 @@ class SystemCpu:
     def others_share(self, own: float) -> float:
         """The share of the machine's CPU time that anything but `own` seconds of one process used."""
         capacity = (time.monotonic() - self._since) * len(os.sched_getaffinity(0))
-        return max(0.0, self._busy() - self._start - own) / capacity
+        return min(1.0, max(0.0, self._busy() - self._start - own) / capacity)
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,12 @@ def converted(contender: Contender, files: Sequence[Path]) -> list[Path]:
 
 
 def prepare_cache(files: Sequence[Path], state: str) -> str:
+    """Bring the files into the state, if need be by waiting until others let go of them; says how it was done."""
+    for _ in range(CACHE_TRIES - 1):
+        try:
+            return caches.make_cold(files) if state == "cold" else caches.make_warm(files)
+        except CacheError:
+            time.sleep(CACHE_WAIT_SECONDS)
     return caches.make_cold(files) if state == "cold" else caches.make_warm(files)
 
 

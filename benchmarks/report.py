@@ -129,6 +129,8 @@ def _machine(result: Result) -> str:
     machine, source = result["machine"], result["source"]
     disk = machine["disk"]
     changed = " with changes on top" if source["dirty"] else ""
+    if source["built"] and source["built"].removesuffix("-dirty") != source["commit"]:
+        changed += f" (weightstream was built at {source['built'][:12]})"
     virtual = " (virtual machine)" if machine["virtual"] else ""
     return (
         f"{result['date'][:10]}, commit {source['commit'][:12] or 'unknown'}{changed}. "

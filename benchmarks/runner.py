@@ -47,6 +47,7 @@ def _interleave(
     """
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
+    lost: dict[str, str] = {}
     for number in range(rounds):
         start = number % len(names)
         for name in (*names[start:], *names[:start]):
@@ -54,7 +55,11 @@ def _interleave(
                 continue
             try:
                 run = measure(name, number)
-            except (WorkerError, CacheError, subprocess.SubprocessError) as error:
+            except CacheError as error:
+                lost[name] = str(error)
+                _say(f"  round {number + 1}  {name:24} left out: {error}")
+                continue
+            except (WorkerError, subprocess.SubprocessError) as error:
                 failed[name] = str(error)
                 _say(f"  {name:24} failed: {error}")
                 continue
@@ -65,7 +70,7 @@ def _interleave(
             runs[name].append({"round": number, **run})
             speed = f"{run['bytes'] / run['seconds'] / 1e9:6.2f} GB/s" if "bytes" in run else ""
             _say(f"  round {number + 1}  {name:24} {run['seconds']:8.3f} s  {speed}")
-    return runs, failed
+    return runs, failed | {name: reason for name, reason in lost.items() if not runs[name]}
 
 
 def _present(names: Sequence[str], missing: Callable[[str], str | None]) -> tuple[list[str], dict[str, str]]:

@@ -27,6 +27,8 @@ fi
 
 if ! $peers_only; then
     "${pip[@]}" --no-build-isolation --force-reinstall --config-settings=build-dir="$root/build/bench" "$root"
+    # Results tell which commit was built, which need not be the one that is checked out when they are measured.
+    git -C "$root" describe --always --dirty --abbrev=40 --exclude='*' >"$environment/weightstream-commit" || true
 fi
 
 if "$environment/bin/python" -m pip list --disable-pip-version-check 2>/dev/null | grep --quiet '^nvidia-'; then
