@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-from .._errors import ConfigError
+from .._errors import ConfigError, FormatError
 from . import local
 
 Location = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
@@ -35,7 +35,7 @@ def resolve(location: Location, storage_options: Mapping[str, Any]) -> Resolved:
     Raises:
         NotFoundError: nothing is there.
         AuthError: a directory or an index may not be read.
-        FormatError: an index that is not valid.
+        FormatError: an index that is not valid, or two that differ on a tensor.
         ConfigError: a location that cannot be resolved: an unknown scheme, an empty list, an ambiguous directory.
     """
     if isinstance(location, (str, os.PathLike)):
@@ -60,7 +60,8 @@ def resolve(location: Location, storage_options: Mapping[str, Any]) -> Resolved:
         if found.weight_map is not None:
             resolved.weight_map = resolved.weight_map or {}
             for name, shard in found.weight_map.items():
-                resolved.weight_map[name] = positions[shard]
+                if resolved.weight_map.setdefault(name, positions[shard]) != positions[shard]:
+                    raise FormatError(f"tensor {name!r} is in two indexes, from different shards; load them one by one")
     return resolved
 
 
