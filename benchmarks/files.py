@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.layouts import FileSpec, Layout
 
@@ -24,8 +23,6 @@ GENERATOR_VERSION = 1
 BLOCK_BYTES = 16 << 20
 MANIFEST = "manifest.json"
 INDEX = "model.safetensors.index.json"
-
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,13 @@ class _ByteSource:
     def __init__(self, seed: tuple[int, ...]) -> None:
         self._keys = np.random.SFC64(seed)
         self._base = np.random.SFC64((*seed, 1)).random_raw(BLOCK_BYTES // 8)
-        self._block: Bytes = np.empty(0, dtype=np.uint8)
+        self._block = memoryview(b"")
 
-    def take(self, count: int) -> Bytes:
+    def take(self, count: int) -> memoryview:
         """The next bytes: `count` of them or, at the end of a block, fewer."""
         if not len(self._block):
             key = np.uint64(self._keys.random_raw())
-            self._block = np.bitwise_xor(self._base, key).view(np.uint8)
+            self._block = memoryview(np.bitwise_xor(self._base, key).data).cast("B")
         taken, self._block = self._block[:count], self._block[count:]
         return taken
 
@@ -86,7 +83,7 @@ def _write_file(path: Path, file: FileSpec, seed: tuple[int, ...]) -> dict[str, 
             while left:
                 piece = source.take(left)
                 crc = zlib.crc32(piece, crc)
-                out.write(memoryview(piece))
+                out.write(piece)
                 left -= len(piece)
             checksums[tensor.name] = crc
         out.flush()

@@ -60,13 +60,13 @@ def slowest(name: str, count: int = 10) -> list[dict[str, Any]]:
     """The modules that cost most by themselves, by `python -X importtime`, in microseconds."""
     command = [sys.executable, "-X", "importtime", "-c", STATEMENTS[name]]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stderr.splitlines()
-    modules = []
+    modules: list[dict[str, Any]] = []
     for line in lines:
         own, _, rest = line.removeprefix("import time:").partition("|")
         total, _, module = rest.partition("|")
         if own.strip().isdigit():
             modules.append({"module": module.strip(), "own_us": int(own), "total_us": int(total)})
-    return sorted(modules, key=lambda module: -int(module["own_us"]))[:count]
+    return sorted(modules, key=lambda module: -module["own_us"])[:count]
 
 
 def _version(name: str) -> str:

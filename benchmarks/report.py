@@ -113,14 +113,19 @@ def _imports(result: Result) -> str:
     return _table(head, rows)
 
 
+def _rounds(result: Result) -> str:
+    most = max((len(contender["runs"]) for contender in result["contenders"]), default=0)
+    return "1 round" if most == 1 else f"{most} rounds"
+
+
 def _conditions(result: Result) -> str:
     if result["scenario"] == IMPORT_TIME:
-        return f"{result['rounds']} rounds in fresh processes, interleaved; medians. Files of the libraries are cached."
+        return f"{_rounds(result)} in fresh processes, interleaved; medians. Files of the libraries are cached."
     data = result["data"]
     files = "1 file" if data["files"] == 1 else f"{data['files']} files"
     return (
         f"{data['bytes'] / 1e9:.2f} GB, {data['tensors']:,} tensors in {files}; page cache {result['cache']}; "
-        f"the consumer {result['consumer']}; {result['rounds']} rounds, interleaved; "
+        f"the consumer {result['consumer']}; {_rounds(result)}, interleaved; "
         "medians, speeds compared within each round."
     )
 

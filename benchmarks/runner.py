@@ -38,39 +38,55 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _interleave(
-    names: Sequence[str], rounds: int, measure: Measure
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """Runs of each contender, and the errors of those that failed, which later rounds leave out.
+class _Rounds:
+    """Interleaved runs of contenders.
 
-    The first of a round is the second of the round before, so that no contender always follows the same one's mess.
+    The first of a round is the second of the round before, so that nobody always follows the same contender's mess.
     """
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    failed: dict[str, str] = {}
-    lost: dict[str, str] = {}
-    for number in range(rounds):
-        start = number % len(names)
-        for name in (*names[start:], *names[:start]):
-            if name in failed:
-                continue
-            try:
-                run = measure(name, number)
-            except CacheError as error:
-                lost[name] = str(error)
-                _say(f"  round {number + 1}  {name:24} left out: {error}")
-                continue
-            except (WorkerError, subprocess.SubprocessError) as error:
-                failed[name] = str(error)
-                _say(f"  {name:24} failed: {error}")
-                continue
-            if run.get("verified") is False:
-                failed[name] = f"delivered wrong bytes: {run['wrong'] or run['missing']}"
-                _say(f"  {name:24} {failed[name]}")
-                continue
-            runs[name].append({"round": number, **run})
-            speed = f"{run['bytes'] / run['seconds'] / 1e9:6.2f} GB/s" if "bytes" in run else ""
-            _say(f"  round {number + 1}  {name:24} {run['seconds']:8.3f} s  {speed}")
-    return runs, failed | {name: reason for name, reason in lost.items() if not runs[name]}
+
+    def __init__(self, names: Sequence[str], rounds: int) -> None:
+        self._names = names
+        self._rounds = rounds
+        self._failed: dict[str, str] = {}
+        self._left_out: dict[str, str] = {}
+        self.runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Contenders that gave an error or wrong bytes, which later rounds leave out, or never had their cache state."""
+        never = {name: reason for name, reason in self._left_out.items() if not self.runs[name]}
+        return never | self._failed
+
+    def measure(self, measure: Measure) -> None:
+        """Run them all. Ctrl-C ends it early; what was measured until then counts."""
+        try:
+            for number in range(self._rounds):
+                start = number % max(1, len(self._names))
+                for name in (*self._names[start:], *self._names[:start]):
+                    if name not in self._failed:
+                        self._one(name, number, measure)
+        except KeyboardInterrupt:
+            _say("  interrupted: no more rounds")
+
+    def _one(self, name: str, number: int, measure: Measure) -> None:
+        title = f"  round {number + 1}  {name:24}"
+        try:
+            run = measure(name, number)
+        except CacheError as error:
+            self._left_out[name] = str(error)
+            _say(f"{title} left out: {error}")
+            return
+        except (WorkerError, OSError, subprocess.SubprocessError) as error:
+            self._failed[name] = str(error)
+            _say(f"{title} failed: {error}")
+            return
+        if run.get("verified") is False:
+            self._failed[name] = f"delivered wrong bytes: {run['wrong'] or run['missing']}"
+            _say(f"{title} {self._failed[name]}")
+            return
+        self.runs[name].append({"round": number, **run})
+        speed = f"{run['bytes'] / run['seconds'] / 1e9:6.2f} GB/s" if "bytes" in run else ""
+        _say(f"{title} {run['seconds']:8.3f} s  {speed}")
 
 
 def _present(names: Sequence[str], missing: Callable[[str], str | None]) -> tuple[list[str], dict[str, str]]:
@@ -120,7 +136,9 @@ def run_loads(scenario: Scenario, settings: Settings) -> Result:
         )
         return run_worker(contender, data, primer, conditions)
 
-    runs, failed = _interleave(names, settings.rounds, measure)
+    rounds = _Rounds(names, settings.rounds)
+    rounds.measure(measure)
+    runs = rounds.runs
     baseline = settings.baseline or scenario.baseline
     result = _result(
         scenario.name,
@@ -132,7 +150,7 @@ def run_loads(scenario: Scenario, settings: Settings) -> Result:
         per_tensor=scenario.per_tensor,
         data={"name": data.name, "bytes": data.nbytes, "tensors": data.tensors, "files": len(data.files)},
         skipped=skipped,
-        failed=failed,
+        failed=rounds.failed,
     )
     result["contenders"] = [
         {
@@ -155,9 +173,11 @@ def run_imports(settings: Settings) -> Result:
     names, skipped = _present(settings.contenders or tuple(imports.STATEMENTS), imports.missing)
     for name in names:
         imports.run(name)
-    runs, failed = _interleave(names, settings.rounds, lambda name, _: imports.run(name))
+    rounds = _Rounds(names, settings.rounds)
+    rounds.measure(lambda name, _: imports.run(name))
+    runs = rounds.runs
     baseline = settings.baseline or imports.BASELINE
-    result = _result(imports.IMPORT_TIME, imports.QUESTION, settings, baseline, skipped=skipped, failed=failed)
+    result = _result(imports.IMPORT_TIME, imports.QUESTION, settings, baseline, skipped=skipped, failed=rounds.failed)
     result["contenders"] = [
         {
             "name": name,

@@ -21,6 +21,7 @@ import gc
 import json
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -221,6 +222,7 @@ def _serve(line: _Line) -> None:
 
 def main() -> None:
     """Serve one job."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends its workers
     line = _Line()
     try:
         _serve(line)
