@@ -156,8 +156,8 @@ def _remarks(result: Result) -> list[str]:
             "trust the ratios and the CPU seconds more than the seconds."
         )
     if tried := result.get("disk_settings"):
-        best = max(tried, key=lambda run: run["bytes"] / run["seconds"])
-        remarks.append(f"fio's best setting was {best['setting']}, of {len(tried)} tried.")
+        used = {run["setting"] for one in result["contenders"] for run in one["runs"] if "setting" in run}
+        remarks.append(f"fio's best settings were {', '.join(sorted(used))}, of {len(tried)} tried.")
     return remarks
 
 

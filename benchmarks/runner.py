@@ -53,7 +53,7 @@ class _Rounds:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Contenders that gave an error or wrong bytes, which later rounds leave out, or never had their cache state."""
+        """Contenders that gave an error or wrong bytes (later rounds leave them out), or never had a fit cache."""
         never = {name: reason for name, reason in self._left_out.items() if not self.runs[name]}
         return never | self._failed
 

@@ -1,12 +1,13 @@
 """The disk's own limit: fio reads the very same files with O_DIRECT, and the best of its settings counts.
 
-fio reuses a few buffers and keeps nothing, so that no loader which delivers every byte in memory of its own can do
-with less CPU time.
+fio reuses a few registered buffers and keeps nothing, so that no loader which delivers every byte in memory of its
+own can do with less CPU time.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +29,21 @@ class Setting:
         return f"{self.engine} {self.block} x {self.depth}"
 
 
-SETTINGS = tuple(
-    Setting(engine, block, depth)
-    for engine in ("io_uring", "libaio")
-    for block, depth in (("512k", 64), ("1m", 32), ("4m", 16), ("4m", 64))
+SETTINGS = (
+    Setting("io_uring", "512k", 64),
+    Setting("io_uring", "1m", 32),
+    Setting("io_uring", "1m", 128),
+    Setting("io_uring", "4m", 16),
+    Setting("io_uring", "4m", 64),
+    Setting("libaio", "512k", 64),
+    Setting("libaio", "1m", 32),
+    Setting("libaio", "4m", 16),
 )
+REPEATED = 3
+"""How many of the best settings each later run tries again."""
+
+_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""fio's buffers in huge pages: fewer, longer segments for the disk."""
 
 
 def read(files: Sequence[Path], setting: Setting) -> dict[str, Any]:
@@ -55,7 +66,10 @@ def read(files: Sequence[Path], setting: Setting) -> dict[str, Any]:
         "--file_service_type=sequential",
         "--output-format=json",
     ]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if setting.engine == "io_uring":
+        command.append("--fixedbufs")
+    environment = os.environ | _HUGE_PAGES
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     job = json.loads(output[output.index("{") :])["jobs"][0]
     seconds = job["read"]["runtime"] / 1e3
     return {
@@ -71,18 +85,21 @@ def version() -> str:
     return subprocess.run(["fio", "--version"], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def _rate(run: dict[str, Any]) -> float:
+    return float(run["bytes"] / run["seconds"])
+
+
 class Limit:
-    """Tries every setting in its first run; later runs repeat the best one."""
+    """Tries every setting once, then the best ones again in each run; the fastest of a run counts."""
 
     def __init__(self) -> None:
-        self._best: Setting | None = None
+        self._best: list[Setting] = []
         self._version = version()
         self.tried: list[dict[str, Any]] = []
 
     def run(self, files: Sequence[Path]) -> dict[str, Any]:
-        if self._best is None:
+        if not self._best:
             self.tried = [read(files, setting) for setting in SETTINGS]
-            self._best = max(
-                zip(self.tried, SETTINGS, strict=True), key=lambda pair: pair[0]["bytes"] / pair[0]["seconds"]
-            )[1]
-        return read(files, self._best) | {"version": self._version}
+            ranked = sorted(zip(self.tried, SETTINGS, strict=True), key=lambda pair: -_rate(pair[0]))
+            self._best = [setting for _, setting in ranked[:REPEATED]]
+        return max((read(files, setting) for setting in self._best), key=_rate) | {"version": self._version}
