@@ -25,6 +25,9 @@ std::uint64_t default_memory_limit() {
   return std::clamp(available / 4, 64 * kMiB, kDefaultMemoryLimit);
 }
 
+// The part of the memory limit that dead tensors' blocks may take while they wait for the next read.
+std::uint64_t kept_share(std::uint64_t memory_limit) { return std::min(memory_limit / 4, 256 * kMiB); }
+
 // A small limit has to hold several reads, or the bound would stop and drain the storage.
 PlanOptions plan_options(std::uint64_t memory_limit) {
   PlanOptions options;
@@ -43,6 +46,9 @@ class Stream::Lane final : public ReadFeed {
   std::optional<ReadRequest> pull() override {
     const auto read = stream_.pull(*this);
     if (!read) return std::nullopt;
+    // Outside of the stream's lock: the kernel has work to do here.
+    const PlanRead& plan = stream_.plan_.reads[*read];
+    stream_.arenas_[plan.source]->recycle_into(plan.range);
     return stream_.request_for(*read);
   }
   void complete(const ReadRequest& request, Result<ReadEffort> result) override {
@@ -67,7 +73,8 @@ Stream::Stream(std::shared_ptr<const Checkpoint> checkpoint, Plan plan, StreamOp
       open_handles_(checkpoint_->shards().size()),
       lane_of_source_(checkpoint_->shards().size(), 0),
       process_(::getpid()),
-      budget_(options.memory_limit),
+      pool_(std::make_shared<BlockPool>(kept_share(options.memory_limit))),
+      budget_(options.memory_limit - kept_share(options.memory_limit)),
       reads_left_of_source_(checkpoint_->shards().size(), 0),
       complete_(plan_.items.size(), false),
       handed_out_(plan_.items.size(), false) {}
@@ -85,8 +92,11 @@ Result<std::unique_ptr<Stream>> Stream::start(std::shared_ptr<const Checkpoint> 
       if (stream->plan_.reads_left[item] == 0) stream->finish_item(item);
     }
   }
-  if (auto opened = stream->open_lanes(options); !opened) return std::move(opened).error();
-  stream->hold_items();
+  if (auto opened = stream->open_lanes(options); !opened) {
+    stream->arenas_.assign(stream->arenas_.size(), nullptr);  // nothing is held in them yet
+    return std::move(opened).error();
+  }
+  stream->declare_holds();
   if (auto started = stream->start_readers(options); !started) {
     stream->close();
     return std::move(started).error();
@@ -138,18 +148,19 @@ Status Stream::open_arena(std::uint32_t source, ReaderKind kind) {
     if (!arena) return std::move(arena).error().at(file.name());
     arenas_[source] = std::move(*arena);
   } else {
-    auto arena = Arena::reserve(file.size());
+    auto arena = Arena::reserve(file.size(), pool_);
     if (!arena) return std::move(arena).error().at(file.name());
     arenas_[source] = std::move(*arena);
   }
   return Ok{};
 }
 
-void Stream::hold_items() {
+void Stream::declare_holds() {
   for (const auto& extent : plan_.extents) arenas_[extent.source]->advise_huge(extent.range);
   for (const auto& item : plan_.items) {
     if (!item.range.empty()) arenas_[item.source]->hold(item.range);
   }
+  for (const auto& read : plan_.reads) arenas_[read.source]->hold(read.range);
 }
 
 Stream::~Stream() { close(); }
@@ -200,8 +211,9 @@ std::optional<std::uint32_t> Stream::pull(Lane& lane) {
 }
 
 void Stream::complete(ReaderKind kind, std::uint32_t read, Result<ReadEffort> result) {
-  const std::lock_guard lock(mutex_);
   const PlanRead& plan = plan_.reads[read];
+  arenas_[plan.source]->release(plan.range);
+  const std::lock_guard lock(mutex_);
   if (--reads_left_of_source_[plan.source] == 0) open_handles_[plan.source].reset();
   if (!result.ok()) {
     if (!error_ && !closed_) error_ = std::move(result).error();
@@ -327,8 +339,14 @@ void Stream::close() {
   }
   ready_changed_.notify_all();
   for (auto& lane : lanes_) lane->reader->stop();
-  // Readers are still now. What was never handed out will never be: its holds go, so that blocks it shares with items
-  // that live on can go when those do.
+  // Readers are still now. What was never read or handed out will never be: its holds go, so that blocks it shares
+  // with items that live on can go when those do.
+  pool_->close();
+  for (auto& lane : lanes_) {
+    for (const auto read : lane->admitted) release_read(read);
+    lane->admitted.clear();
+  }
+  while (next_read_ < plan_.reads.size()) release_read(next_read_++);
   for (std::uint32_t item = 0; item < plan_.items.size(); ++item) {
     const PlanItem& plan = plan_.items[item];
     if (!handed_out_[item] && !plan.range.empty() && arenas_[plan.source]) {
@@ -337,6 +355,11 @@ void Stream::close() {
   }
   arenas_.assign(arenas_.size(), nullptr);
   open_handles_.assign(open_handles_.size(), nullptr);
+}
+
+void Stream::release_read(std::uint32_t read) {
+  const PlanRead& plan = plan_.reads[read];
+  if (arenas_[plan.source]) arenas_[plan.source]->release(plan.range);
 }
 
 StreamStats Stream::stats() const {

@@ -22,6 +22,7 @@
 #include "engine/readers.h"
 #include "engine/stats.h"
 #include "memory/arena.h"
+#include "memory/block_pool.h"
 #include "memory/budget.h"
 #include "storage/reader.h"
 
@@ -74,7 +75,8 @@ class Stream {
   Stream(std::shared_ptr<const Checkpoint> checkpoint, Plan plan, StreamOptions options, Clock::time_point called);
   Status open_lanes(const StreamOptions& options);
   Status open_arena(std::uint32_t source, ReaderKind kind);
-  void hold_items();
+  void declare_holds();
+  void release_read(std::uint32_t read);
   Status start_readers(const StreamOptions& options);
   ReadRequest request_for(std::uint32_t read) const;
   std::optional<std::uint32_t> pull(Lane& lane);
@@ -97,6 +99,7 @@ class Stream {
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::vector<std::pair<std::uint32_t, std::string>> reasons_;
   int process_;  // the pid that started the threads
+  std::shared_ptr<BlockPool> pool_;
 
   mutable std::mutex mutex_;
   std::condition_variable ready_changed_;

@@ -39,14 +39,18 @@ std::byte* Lease::data() const { return arena_->at(range_.begin); }
 
 void Lease::reset() noexcept {
   if (!arena_) return;
-  arena_->release(range_);
+  arena_->release_lease(range_);
   arena_.reset();
 }
 
-Arena::Arena(std::byte* base, std::uint64_t capacity, bool returns_pages)
-    : base_(base), capacity_(capacity), returns_pages_(returns_pages), holders_(capacity / kBlockBytes) {}
+Arena::Arena(std::byte* base, std::uint64_t capacity, bool returns_pages, std::shared_ptr<BlockPool> pool)
+    : base_(base),
+      capacity_(capacity),
+      returns_pages_(returns_pages),
+      pool_(std::move(pool)),
+      holders_(returns_pages ? capacity / kBlockBytes : 0) {}
 
-Result<std::shared_ptr<Arena>> Arena::reserve(std::uint64_t size) {
+Result<std::shared_ptr<Arena>> Arena::reserve(std::uint64_t size, std::shared_ptr<BlockPool> pool) {
   const std::uint64_t capacity = align_up(size == 0 ? 1 : size, kBlockBytes);
   const std::uint64_t reserved = capacity + kBlockBytes;  // so that a 2 MiB aligned start fits
   void* start = ::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -56,7 +60,7 @@ Result<std::shared_ptr<Arena>> Arena::reserve(std::uint64_t size) {
   if (aligned > address) ::munmap(start, aligned - address);
   const auto tail = address + reserved - (aligned + capacity);
   if (tail > 0) ::munmap(reinterpret_cast<void*>(aligned + capacity), tail);
-  return std::shared_ptr<Arena>(new Arena(reinterpret_cast<std::byte*>(aligned), capacity, true));
+  return std::shared_ptr<Arena>(new Arena(reinterpret_cast<std::byte*>(aligned), capacity, true, std::move(pool)));
 }
 
 Result<std::shared_ptr<Arena>> Arena::map_file(int fd, std::uint64_t size) {
@@ -64,7 +68,7 @@ Result<std::shared_ptr<Arena>> Arena::map_file(int fd, std::uint64_t size) {
   void* start = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
   if (start == MAP_FAILED) return refused(length, errno);
   // Pages of a private file mapping are the page cache's until written to; there is nothing to hand back early.
-  return std::shared_ptr<Arena>(new Arena(static_cast<std::byte*>(start), align_up(length, kPageBytes), false));
+  return std::shared_ptr<Arena>(new Arena(static_cast<std::byte*>(start), align_up(length, kPageBytes), false, nullptr));
 }
 
 Arena::~Arena() { ::munmap(base_, capacity_); }
@@ -85,34 +89,51 @@ void Arena::hold(ByteRange range) {
 }
 
 void Arena::release(ByteRange range) noexcept {
+  drop_holds(range, [](ByteRange) {});
+}
+
+void Arena::release_lease(ByteRange range) noexcept {
+  // The bytes of a lease are its own: of a block that others still hold, at least its whole pages can go.
+  drop_holds(range, [&](ByteRange block) {
+    const ByteRange own{align_up(std::max(range.begin, block.begin), kPageBytes),
+                        align_down(std::min(range.end, block.end), kPageBytes)};
+    if (own.begin < own.end && own.size() >= kMinPartialRelease) give_back(own);
+  });
+}
+
+template <typename StillHeld>
+void Arena::drop_holds(ByteRange range, StillHeld still_held) noexcept {
   if (!returns_pages_ || range.empty()) return;
   const auto first = range.begin / kBlockBytes;
   const auto last = (range.end - 1) / kBlockBytes;
-  // Dead blocks form runs; each run goes back in one call. A block that lives on gives up this lease's own whole pages.
-  ByteRange dead;
-  const auto give_back = [&] {
-    if (!dead.empty()) ::madvise(at(dead.begin), dead.size(), MADV_DONTNEED);
-  };
-  const auto extend = [&](ByteRange more) {
-    if (dead.end == more.begin && !dead.empty()) {
-      dead.end = more.end;
-    } else {
-      give_back();
-      dead = more;
-    }
-  };
+  ByteRange dead{first * kBlockBytes, first * kBlockBytes};  // dead blocks form runs; each run retires in one call
   for (auto block = first; block <= last; ++block) {
     const ByteRange whole{block * kBlockBytes, (block + 1) * kBlockBytes};
     // acq_rel: whoever takes the count to zero sees every write that other holders made to the block.
     if (holders_[block].fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      extend(whole);
+      dead.end = whole.end;
       continue;
     }
-    const ByteRange own{align_up(std::max(range.begin, whole.begin), kPageBytes),
-                        align_down(std::min(range.end, whole.end), kPageBytes)};
-    if (own.begin < own.end && own.size() >= kMinPartialRelease) extend(own);
+    retire(dead);
+    dead = {whole.end, whole.end};
+    still_held(whole);
   }
-  give_back();
+  retire(dead);
+}
+
+void Arena::retire(ByteRange blocks) noexcept {
+  if (blocks.empty()) return;
+  if (pool_) blocks.begin += pool_->keep(shared_from_this(), blocks);
+  give_back(blocks);
+}
+
+void Arena::give_back(ByteRange range) const noexcept {
+  if (!range.empty()) ::madvise(at(range.begin), range.size(), MADV_DONTNEED);
+}
+
+void Arena::recycle_into(ByteRange range) const {
+  const ByteRange blocks{align_up(range.begin, kBlockBytes), align_down(range.end, kBlockBytes)};
+  if (pool_ && blocks.begin < blocks.end) pool_->provide(*this, blocks);
 }
 
 }  // namespace weightstream
