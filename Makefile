@@ -105,6 +105,6 @@ $(STAMPS)/tools: pyproject.toml scripts/install-tools.sh $(STAMPS)/system-build
 # Without build isolation, so that a second build is an incremental one.
 $(STAMPS)/package: $(PACKAGE_SOURCES) $(STAMPS)/tools
 	@PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(STAGE) "weightstream into $(VENV)" \
-		$(BIN)/python -m pip install -q --no-build-isolation \
+		$(BIN)/python -m pip install -qq --no-build-isolation \
 		-C cmake.define.WEIGHTSTREAM_WERROR=$(WERROR) .
 	@touch $@

@@ -69,17 +69,21 @@ elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; th
 else
   give_up "system packages are missing, and only root may install them"
 fi
+log=$(mktemp)
+readonly log
+trap 'rm -f "$log"' EXIT
 apt() {
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" </dev/null
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1 </dev/null ||
+    { cat "$log" >&2 && give_up "apt-get $* failed"; }
 }
 
-echo "Installing system packages: ${missing[*]-} $([ $needs_clang = no ] || echo "clang (for the fuzzer)")"
+echo "==> system packages: ${missing[*]-} $([ $needs_clang = no ] || echo "clang (for the fuzzer)")"
 # Always: lists that are absent or old make an install fail on a file that the archive no longer has.
-apt update || give_up "apt-get update failed"
+apt update
 if [ $needs_clang = yes ]; then
   read -r -a clang <<<"$(clang_packages)"
   missing+=("${clang[@]}")
 fi
-apt install --no-install-recommends "${missing[@]}" || give_up "apt-get install ${missing[*]} failed"
+apt install --no-install-recommends "${missing[@]}"
 look
 complete || give_up "the packages were installed, but something is still not found"
