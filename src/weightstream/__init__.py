@@ -1,15 +1,15 @@
 """weightstream streams model weights from where they are stored to where they are used.
 
-    >>> import weightstream as ws
-    >>> with ws.stream("model/") as s:
-    ...     for name, tensor in s: ...
-    >>> weights = ws.load("model/")
-    >>> with ws.open("model/") as ckpt:
-    ...     ckpt["lm_head.weight"].shape
+>>> import weightstream as ws
+>>> with ws.stream("model/") as s:
+...     for name, tensor in s: ...
+>>> weights = ws.load("model/")
+>>> with ws.open("model/") as ckpt:
+...     ckpt["lm_head.weight"].shape
 """
 
 from ._checkpoint import Checkpoint
-from ._checkpoint import open_checkpoint as open  # noqa: A004
+from ._checkpoint import open_checkpoint as open
 from ._errors import (
     AuthError,
     ClosedError,
@@ -22,7 +22,7 @@ from ._errors import (
     SourceChangedError,
     StorageError,
     ThrottledError,
-    TimeoutError,  # noqa: A004
+    TimeoutError,
     TruncatedError,
     WeightstreamError,
 )

@@ -30,6 +30,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         ...     print(len(ckpt), ckpt.nbytes)
         ...     bias = ckpt.get_tensor("lm_head.bias")
         ...     rows = ckpt.get_slice("lm_head.weight")[0:16]
+
     """
 
     def __init__(self, core: CoreCheckpoint, paths: list[str], settings: _config.Settings) -> None:
@@ -98,6 +99,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         Example:
             >>> ckpt.get_tensor("lm_head.bias").shape
             torch.Size([32000])
+
         """
         self._check_open()
         with self._stream_of([self._index(name)], self._settings, time.monotonic()) as running:
@@ -112,6 +114,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         Example:
             >>> ckpt.get_slice("lm_head.weight")[0:16].shape
             torch.Size([16, 4096])
+
         """
         self._check_open()
         return TensorSlice(self, self[name])
@@ -121,6 +124,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
         Raises:
             SourceChangedError: a file is not the one whose header was read.
+
         """
         called = time.monotonic()
         return self._start(_config.resolve(**{**self._inherited(), **settings}), called)
@@ -133,7 +137,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
     def close(self) -> None:
         """Closes the files. Streams that run, and tensors, stay as they are. Idempotent."""
         self._closed = True
-        self._core.park()
+        self._park()
 
     def __enter__(self) -> Self:
         return self
@@ -151,16 +155,22 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
     # What the stream and the slices need.
 
-    def _start(self, settings: _config.Settings, called: float) -> TensorStream:
+    def _start(self, settings: _config.Settings, called: float, owned: bool = False) -> TensorStream:
         self._check_open()
         indexes = None if settings.names is None else self._select(settings.names)
-        return self._stream_of(indexes, settings, called)
+        return self._stream_of(indexes, settings, called, owned)
+
+    def _park(self) -> None:
+        """Closes the files, unless a stream reads them; who needs one again opens it again."""
+        self._core.park()
 
     def _collect(self, running: TensorStream) -> dict[str, Any]:
         arrived = dict(running)
         return {name: arrived[name] for name in self._all_names() if name in arrived}
 
-    def _stream_of(self, indexes: list[int] | None, settings: _config.Settings, called: float) -> TensorStream:
+    def _stream_of(
+        self, indexes: list[int] | None, settings: _config.Settings, called: float, owned: bool = False
+    ) -> TensorStream:
         own = settings is self._settings
         framework = self._own_framework() if own else frameworks.get(settings.framework, settings.device)
         core = CoreStream.start(
@@ -173,7 +183,14 @@ class Checkpoint(Mapping[str, TensorInfo]):
             called=called,
         )
         nbytes = core.stats()["bytes_total"]
-        return TensorStream(self, core, framework, nbytes=nbytes, progress=self._progress(settings, nbytes, len(core)))
+        return TensorStream(
+            self,
+            core,
+            framework,
+            nbytes=nbytes,
+            progress=self._progress(settings, nbytes, len(core)),
+            owns_checkpoint=owned,
+        )
 
     def _read_part(self, info: TensorInfo, index: Any) -> Any:
         self._check_open()
@@ -207,7 +224,11 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
     def _inherited(self) -> dict[str, Any]:
         """What `stream` takes over from `open` unless it is given anew."""
-        return {"device": self._settings.device, "framework": self._settings.framework, "backend": self._settings.backend}
+        return {
+            "device": self._settings.device,
+            "framework": self._settings.framework,
+            "backend": self._settings.backend,
+        }
 
     def _check_open(self) -> None:
         if self._closed:
@@ -220,9 +241,10 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
     def _find(self, name: str) -> int | None:
         try:
-            return self._core.find(name)
+            name.encode()
         except UnicodeEncodeError:  # a lone surrogate: no tensor is called that
             return None
+        return self._core.find(name)
 
     def _index(self, name: str) -> int:
         index = self._find(name)
@@ -271,6 +293,7 @@ def open_checkpoint(
     Example:
         >>> with ws.open("model/") as ckpt:
         ...     {name: info.shape for name, info in ckpt.items()}
+
     """
     settings = _config.resolve(
         framework=framework, device=device, backend=backend, storage_options=storage_options, names=()

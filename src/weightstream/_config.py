@@ -8,16 +8,16 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ._errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-Names = Union[Iterable[str], Callable[[str], bool]]
-Device = Union[str, int, "torch.device"]
-Size = Union[int, str]
+Names: TypeAlias = "Iterable[str] | Callable[[str], bool]"
+Device: TypeAlias = "str | int | torch.device"
+Size: TypeAlias = "int | str"
 
 PREFIX = "WEIGHTSTREAM_"
 FRAMEWORKS = ("pt", "numpy")
@@ -39,6 +39,7 @@ def parse_size(value: Size, what: str = "size") -> int:
     Example:
         >>> parse_size("2GiB")
         2147483648
+
     """
     if isinstance(value, bool):
         raise ConfigError(f"{what}={value!r} is not a size; give bytes, or text such as '2GiB'")
@@ -87,6 +88,7 @@ def resolve(
 
     Raises:
         ConfigError: a value that cannot work; it names the keyword or the environment variable.
+
     """
     return Settings(
         device=_first(device, "DEVICE", "cpu"),

@@ -33,12 +33,14 @@ class WeightstreamError(Exception):
         range: (begin, end) in bytes, the part of the source that was asked for, or None.
         expected: what should have come (a number of bytes, mostly), or None.
         got: what came, or None.
+        errno: the operating system's error number, or None.
 
     Example:
         >>> try:
         ...     ws.load("model.safetensors")
         ... except ws.WeightstreamError as error:
         ...     print(error, error.source, error.range)
+
     """
 
     def __init__(
@@ -57,10 +59,8 @@ class WeightstreamError(Exception):
         self.range = range
         self.expected = expected
         self.got = got
-        if isinstance(self, OSError):
-            self.errno = errno
-            self.strerror = os.strerror(errno) if errno is not None else message
-            self.filename = source
+        self.errno = errno
+        _fill_os_error(self, message if errno is None else os.strerror(errno), source)
 
     def __str__(self) -> str:
         parts = [self.message if self.source is None else f"{self.source}: {self.message}"]
@@ -69,9 +69,8 @@ class WeightstreamError(Exception):
             details.append(f"bytes {self.range[0]} to {self.range[1]}")
         if self.expected is not None and self.got is not None:
             details.append(f"expected {self.expected}, got {self.got}")
-        errno = getattr(self, "errno", None)
-        if errno is not None:
-            details.append(f"errno {errno}")
+        if self.errno is not None:
+            details.append(f"errno {self.errno}")
         if details:
             parts.append(f"({'; '.join(details)})")
         return " ".join(parts)
@@ -82,9 +81,16 @@ class WeightstreamError(Exception):
             "range": self.range,
             "expected": self.expected,
             "got": self.got,
-            "errno": getattr(self, "errno", None),
+            "errno": self.errno,
         }
         return _rebuild, (type(self), self.message, state)
+
+
+def _fill_os_error(error: Exception, strerror: str, filename: str | None) -> None:
+    """Sets what callers of an OSError look at."""
+    if isinstance(error, OSError):
+        error.strerror = strerror
+        error.filename = filename
 
 
 def _rebuild(cls: type[WeightstreamError], message: str, state: dict[str, Any]) -> WeightstreamError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _config, sources
 from ._core import Stream as CoreStream
+from ._errors import ClosedError, ConfigError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,6 +46,7 @@ class StreamStats:
         peak_host_bytes: the most bytes in flight, or ready but not taken, at any time.
         readers: bytes read, by reader.
         reasons: why each source's reader was chosen, by path.
+
     """
 
     tensors: int
@@ -94,6 +98,7 @@ class TensorStream:
         ...     for name, tensor in s:
         ...         model.get_parameter(name).data = tensor
         ...     print(s.stats.gigabytes_per_second, "GB/s")
+
     """
 
     def __init__(
@@ -104,38 +109,44 @@ class TensorStream:
         *,
         nbytes: int,
         progress: Progress | None = None,
+        owns_checkpoint: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
         self._core = core
         self._framework = framework
         self._nbytes = nbytes
         self._progress = progress
+        self._owns_checkpoint = owns_checkpoint
         self._ready: list[tuple[str, Any]] = []  # last in, next out
         self._exhausted = False
         self._closed = False
+        self._fetching = threading.Lock()
+        self._process = os.getpid()
         _open_streams.add(self)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> tuple[str, Any]:
-        ready = self._ready
-        if ready:
-            return ready.pop()
+        try:
+            return self._ready.pop()
+        except IndexError:
+            pass  # and not from here, where every error would drag this one along
         return self._next_batch()
 
     def _next_batch(self) -> tuple[str, Any]:
         if self._exhausted:
             raise StopIteration
+        # In a forked child the lock may be held for ever; there the core says what is wrong.
+        if not self._fetching.acquire(blocking=False) and os.getpid() == self._process:
+            raise ConfigError("another thread is in next() of this stream; a stream has one consumer at a time")
         try:
-            batch = self._framework.take(self._core)
-            if self._progress is not None:
-                self._show_progress()
-        except BaseException as error:
-            # A second thread's mistake must not end the stream for the first.
-            if not getattr(error, "_stream_goes_on", False):
-                self.close()
+            batch = self._fetch()
+        except BaseException:
+            self.close()
             raise
+        finally:
+            self._fetching.release()
         if not batch:
             self._exhausted = True
             self.close()
@@ -145,6 +156,14 @@ class TensorStream:
         batch.pop()
         self._ready = batch
         return first
+
+    def _fetch(self) -> list[tuple[str, Any]]:
+        batch = self._framework.take(self._core)
+        if self._closed:
+            raise ClosedError("the stream was closed by another thread")
+        if self._progress is not None:
+            self._show_progress()
+        return batch
 
     def __len__(self) -> int:
         """Number of tensors that the stream yields in all."""
@@ -173,6 +192,8 @@ class TensorStream:
             return
         self._closed = True
         self._core.close()
+        if self._owns_checkpoint:
+            self.checkpoint._park()
         self._ready = []
         _open_streams.discard(self)
         self._forward_log()
@@ -248,6 +269,7 @@ def stream(
     Example:
         >>> with ws.stream("model/", device="cpu", memory_limit="1GiB") as s:
         ...     for name, tensor in s: ...
+
     """
     from ._checkpoint import Checkpoint
 
@@ -264,7 +286,7 @@ def stream(
         progress=progress,
         storage_options=storage_options,
     )
-    return Checkpoint._open(location, settings)._start(settings, called)
+    return Checkpoint._open(location, settings)._start(settings, called, owned=True)
 
 
 def load(location: sources.Location, **settings: Any) -> dict[str, Any]:
@@ -274,6 +296,7 @@ def load(location: sources.Location, **settings: Any) -> dict[str, Any]:
 
     Example:
         >>> weights = ws.load("model.safetensors", framework="numpy")
+
     """
     with stream(location, **settings) as running:
         return running.checkpoint._collect(running)

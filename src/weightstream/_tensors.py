@@ -51,6 +51,7 @@ class TensorInfo:
         >>> with ws.open("model.safetensors") as ckpt:
         ...     ckpt["lm_head.weight"].shape
         (32000, 4096)
+
     """
 
     name: str
@@ -77,7 +78,7 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class Part:
-    """A contiguous part of a tensor: rows [begin, end) below some fixed leading indexes, and what is left to index."""
+    """A contiguous part of a tensor: rows [begin, end) below some fixed leading indexes, and the index into it."""
 
     begin: int  # bytes within the tensor
     end: int
@@ -93,6 +94,7 @@ class TensorSlice:
 
     Example:
         >>> rows = ckpt.get_slice("model.embed_tokens.weight")[0:16]  # reads 16 rows
+
     """
 
     def __init__(self, checkpoint: Checkpoint, info: TensorInfo) -> None:
@@ -122,6 +124,7 @@ def plan_part(info: TensorInfo, index: Any) -> Part | None:
 
     Raises:
         IndexError: a leading integer is out of range, as the framework would say.
+
     """
     bits = DTYPE_BITS[info.dtype]
     if bits < 8:
@@ -131,27 +134,39 @@ def plan_part(info: TensorInfo, index: Any) -> Part | None:
     begin = 0
     stride = info.nbytes
     depth = 0
-    while items and depth < len(shape) and stride > 0:
+    # A fixed dimension stays, with one row, so that what is left of the index means the same for the part.
+    while depth < len(items) and depth < len(shape) and stride > 0:
         row = stride // shape[depth]
-        item = items[0]
+        item = items[depth]
         if isinstance(item, slice) and (item.step is None or _step(item) > 0):
             first, last, step = item.indices(shape[depth])
             last = max(first, last)
-            rest = (slice(0, last - first, step), *items[1:])
-            return Part(begin + first * row, begin + last * row, (last - first, *shape[depth + 1 :]), rest)
-        if isinstance(item, bool) or not hasattr(item, "__index__") or getattr(item, "ndim", 0) != 0:
+            items[depth] = slice(0, last - first, step)
+            part_shape = (*[1] * depth, last - first, *shape[depth + 1 :])
+            return Part(begin + first * row, begin + last * row, part_shape, tuple(items))
+        position = _position(item)
+        if position is None:
             break
-        position = operator.index(item)
         if not -shape[depth] <= position < shape[depth]:
             raise IndexError(f"index {position} is out of bounds for dimension {depth} with size {shape[depth]}")
         begin += (position % shape[depth]) * row
         stride = row
+        items[depth] = 0
         depth += 1
-        items.pop(0)
     if depth == 0:
         return None
-    return Part(begin, begin + stride, shape[depth:], tuple(items))
+    return Part(begin, begin + stride, (*[1] * depth, *shape[depth:]), tuple(items))
 
 
 def _step(item: slice) -> int:
     return operator.index(item.step)
+
+
+def _position(item: Any) -> int | None:
+    """The item as an integer; None where it is something else to the frameworks: a mask, a list, a new dimension."""
+    if isinstance(item, bool) or getattr(item, "ndim", 0) != 0 or str(getattr(item, "dtype", "")).endswith("bool"):
+        return None
+    try:
+        return operator.index(item)
+    except TypeError:
+        return None

@@ -27,6 +27,7 @@ def get(name: str, device: Device) -> Framework:
     Raises:
         ConfigError: the package is not installed, or the framework has no such device.
         DeviceError: the device is not there.
+
     """
     try:
         if name == "pt":
@@ -39,4 +40,6 @@ def get(name: str, device: Device) -> Framework:
     except ModuleNotFoundError as error:
         package = {"pt": "torch", "numpy": "numpy"}[name]
         other = "; framework='numpy' works without it" if name == "pt" else ""
-        raise ConfigError(f"framework={name!r} needs the package {error.name or package}, which is not installed{other}") from error
+        raise ConfigError(
+            f"framework={name!r} needs the package {error.name or package}, which is not installed{other}"
+        ) from error

@@ -45,6 +45,7 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
 
     Raises:
         ConfigError: it needs the package ml_dtypes, which is not installed.
+
     """
     if dtype in _NUMPY:
         return np.dtype(_NUMPY[dtype])
@@ -52,7 +53,8 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
         import ml_dtypes
     except ModuleNotFoundError as error:
         raise ConfigError(f"dtype {dtype} in numpy needs the package ml_dtypes, which is not installed") from error
-    return np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
+    scalar: type[Any] = getattr(ml_dtypes, _ML_DTYPES[dtype])
+    return np.dtype(scalar)
 
 
 class NumpyFramework:
@@ -66,7 +68,7 @@ class NumpyFramework:
     def take(self, stream: CoreStream) -> list[tuple[str, np.ndarray[Any, Any]]]:
         """See Framework.take."""
         return [
-            (name, np.ndarray(shape, self._dtype(dtype), buffer))
+            (name, np.ndarray(shape, self._dtype(dtype), memoryview(buffer)))
             for name, buffer, shape, dtype in stream.next_buffers()
         ]
 

@@ -35,7 +35,7 @@ def _device(device: Device) -> torch.device:
         if isinstance(device, str) and device.isdigit():
             device = int(device)
         return torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"device={device!r} is not a device that torch knows: {str(error).splitlines()[0]}") from None
 
 
@@ -45,7 +45,9 @@ def _view(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
         return tensor
     torch_dtype = getattr(torch, name, None)
     if torch_dtype is None:
-        raise ConfigError(f"this torch ({torch.__version__}) has no dtype {name}, which {dtype} needs; install a newer one")
+        raise ConfigError(
+            f"this torch ({torch.__version__}) has no dtype {name}, which {dtype} needs; install a newer one"
+        )
     return tensor.view(torch_dtype)
 
 
@@ -76,7 +78,9 @@ class TorchFramework:
             return tensor.to(self._device)
         except RuntimeError as error:  # out of memory included
             reason = str(error).splitlines()[0]
-            raise DeviceError(f"cannot copy tensor {name!r} ({tensor.nbytes} bytes) to {self._device}: {reason}") from error
+            raise DeviceError(
+                f"cannot copy tensor {name!r} ({tensor.nbytes} bytes) to {self._device}: {reason}"
+            ) from error
 
     def index(self, tensor: torch.Tensor, index: Any) -> torch.Tensor:
         """See Framework.index."""

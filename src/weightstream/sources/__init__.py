@@ -23,6 +23,7 @@ class Resolved:
     Attributes:
         paths: one local path per source, in the order in which they are streamed.
         weight_map: tensor name -> position in `paths`, as an index says; None without an index.
+
     """
 
     paths: list[str] = field(default_factory=list)
@@ -37,12 +38,10 @@ def resolve(location: Location, storage_options: Mapping[str, Any]) -> Resolved:
         AuthError: a directory or an index may not be read.
         FormatError: an index that is not valid, or two that differ on a tensor.
         ConfigError: a location that cannot be resolved: an unknown scheme, an empty list, an ambiguous directory.
+
     """
-    if isinstance(location, (str, os.PathLike)):
-        parts: Sequence[Any] = [location]
-    elif isinstance(location, Sequence) and not isinstance(location, (bytes, bytearray)):
-        parts = location
-    else:
+    parts: Sequence[Any] = [location] if isinstance(location, (str, os.PathLike)) else location
+    if not isinstance(parts, Sequence) or type(parts) in (bytes, bytearray):
         raise ConfigError(f"a location is a path or a sequence of paths, not {type(location).__name__}")
     if not parts:
         raise ConfigError("the location is an empty list; name at least one file")

@@ -25,6 +25,7 @@ def read_weight_map(path: str) -> dict[str, str]:
         FormatError: not valid JSON, not of the form above, a name twice, or a shard name that is absolute, has ``..``,
             a backslash, a NUL or a scheme.
         NotFoundError, AuthError, StorageError: the index cannot be read.
+
     """
     if os.path.exists(path) and not os.path.isfile(path):
         # Opening a FIFO would wait for a writer.

@@ -58,7 +58,9 @@ def _directory(path: str) -> Found:
     try:
         names = sorted(os.listdir(path), key=_natural)
     except PermissionError as error:
-        raise AuthError("permission denied: this user may not list the directory", source=path, errno=error.errno) from None
+        raise AuthError(
+            "permission denied: this user may not list the directory", source=path, errno=error.errno
+        ) from None
     except OSError as error:
         raise StorageError(f"cannot list the directory: {error.strerror}", source=path, errno=error.errno) from None
 
