@@ -2,11 +2,19 @@
 
 #include <algorithm>
 #include <thread>
+#include <utility>
+#include <vector>
 
+#include "storage/reader_group.h"
 #include "storage/thread_pool_reader.h"
 #include "storage/uring_reader.h"
 
 namespace weightstream {
+namespace {
+
+constexpr std::uint32_t kMostRings = 4;
+
+}  // namespace
 
 const char* name(ReaderKind kind) {
   switch (kind) {
@@ -21,12 +29,23 @@ const char* name(ReaderKind kind) {
 }
 
 std::unique_ptr<Reader> make_reader(ReaderKind kind, std::uint32_t concurrency, LogSink& log) {
-  if (kind == ReaderKind::kUring) {
-    UringOptions options;
-    if (concurrency > 0) options.start_concurrency = options.most_concurrency = concurrency;
-    return make_uring_reader(std::move(options), log);
-  }
   const auto cores = std::max(std::thread::hardware_concurrency(), 1U);
+  if (kind == ReaderKind::kUring) {
+    // One thread keeps any device busy, but it is also the one that touches the memory first. Where that is slow (a
+    // virtual machine that gets its memory from the host as it goes) several share the work.
+    const auto rings = std::min({cores, kMostRings, concurrency > 0 ? concurrency : kMostRings});
+    std::vector<std::unique_ptr<Reader>> readers;
+    for (std::uint32_t ring = 0; ring < rings; ++ring) {
+      UringOptions options;
+      options.start_concurrency /= rings;
+      options.most_concurrency /= rings;
+      if (concurrency > 0) {
+        options.start_concurrency = options.most_concurrency = (concurrency + ring) / rings;
+      }
+      readers.push_back(make_uring_reader(std::move(options), log));
+    }
+    return make_reader_group(std::move(readers));
+  }
   ThreadPoolOptions options;
   // Enough to fill the cores with copies from the page cache; storage with latency makes the pool grow.
   options.start_concurrency = std::clamp(cores, 2U, 16U);
