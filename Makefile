@@ -43,7 +43,7 @@ test: lint native-test fuzz-minute pytest ## Run every test: lint, C++ under san
 .PHONY: lint
 lint: $(STAMPS)/tools ## Run ruff and mypy --strict
 	@$(STAGE) "ruff check" $(BIN)/ruff check .
-	@$(STAGE) "ruff format" $(BIN)/ruff format --check .
+	@$(STAGE) "ruff format" $(BIN)/ruff format --check --config 'format.exclude = ["*.md"]' .
 	@$(STAGE) "mypy --strict" $(BIN)/mypy
 
 .PHONY: native-test
@@ -69,7 +69,7 @@ bench: $(STAMPS)/package ## Run the benchmarks (BENCH_ARGS="run cold-cpu", "list
 
 .PHONY: format
 format: $(STAMPS)/tools ## Format the Python and the C++ code
-	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format --config 'format.exclude = ["*.md"]' .
 	@git ls-files 'native/*.h' 'native/*.cc' | xargs scripts/llvm.sh clang-format -i
 
 .PHONY: tidy
