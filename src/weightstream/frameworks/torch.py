@@ -85,6 +85,7 @@ class TorchFramework:
     def index(self, tensor: torch.Tensor, index: Any) -> torch.Tensor:
         """See Framework.index."""
         result = tensor[index]
-        if result.untyped_storage().nbytes() == result.nbytes and result.is_contiguous():
+        own = result.untyped_storage().nbytes() == result.nbytes and result.storage_offset() == 0
+        if own and result.is_contiguous():
             return result
         return result.clone(memory_format=torch.contiguous_format)
