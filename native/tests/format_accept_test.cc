@@ -15,6 +15,7 @@ using testing::read_header;
 
 std::vector<std::string> names(const Header& header) {
   std::vector<std::string> out;
+  out.reserve(header.size());
   for (std::size_t i = 0; i < header.size(); ++i) out.emplace_back(header.name(i));
   return out;
 }

@@ -11,6 +11,7 @@ namespace {
 
 std::vector<std::string> numbered(std::size_t count) {
   std::vector<std::string> keys;
+  keys.reserve(count);
   for (std::size_t i = 0; i < count; ++i) keys.push_back("layer." + std::to_string(i));
   return keys;
 }
@@ -39,7 +40,7 @@ TEST(FindDuplicate, AcceptsManyDifferentKeysInAnyOrder) {
 
 TEST(FindDuplicate, FindsOneAmongMany) {
   auto keys = numbered(2000);
-  keys.push_back("layer.7");
+  keys.emplace_back("layer.7");
   EXPECT_EQ(find_in(keys), "layer.7");
   std::ranges::sort(keys);
   EXPECT_EQ(find_in(keys), "layer.7");

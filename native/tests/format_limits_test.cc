@@ -24,7 +24,7 @@ namespace {
 
 constexpr bool kSanitized = WEIGHTSTREAM_SANITIZED == 1;
 constexpr std::size_t kSize = kSanitized ? kMaxHeaderBytes / 10 : kMaxHeaderBytes;
-constexpr std::size_t kMostMemory = 24 * kSize;  // bytes; all of the process, so the text itself is in it
+constexpr std::size_t kMostMemory = 12 * kSize;  // bytes; all of the process, so the text itself is in it
 constexpr std::chrono::seconds kMostTime{60};    // machines differ; what is quadratic would take hours
 
 std::size_t peak_memory() {
@@ -39,15 +39,13 @@ Result<Header> parse_large(std::string_view prefix, const std::function<std::str
   HeaderBytes json(kSize);
   auto* const text = reinterpret_cast<char*>(json.data());  // NOLINT(*-reinterpret-cast)
   std::memset(text, ' ', kSize);
-  std::memcpy(text, prefix.data(), prefix.size());
-  std::size_t at = prefix.size();
+  std::size_t at = prefix.copy(text, prefix.size());
   for (std::size_t i = 0;; ++i) {
     const std::string next = item(i);
     if (at + next.size() + suffix.size() > kSize) break;
-    std::memcpy(text + at, next.data(), next.size());
-    at += next.size();
+    at += next.copy(text + at, next.size());
   }
-  std::memcpy(text + at, suffix.data(), suffix.size());
+  suffix.copy(text + at, suffix.size());
 
   const auto start = std::chrono::steady_clock::now();
   auto header = parse_header(json, 8 + kSize + data_bytes);

@@ -107,9 +107,9 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"LongNull", R"({"__metadata__":nullx})", 0, not_json("nullx is not a value", 24)},
         Case{"DeepArrays", tensor(R"("x":)" + std::string(126, '[') + std::string(126, ']')), 0, "the header nests deeper than 127 levels"},
         Case{"DeepObjects", [] {
-               std::string json = "0";
-               for (int i = 0; i < 126; ++i) json = "{\"k\":" + json + "}";
-               return tensor("\"x\":" + json);
+               std::string open;
+               for (int i = 0; i < 126; ++i) open += "{\"k\":";
+               return tensor("\"x\":" + open + "0" + std::string(126, '}'));
              }(), 0, "the header nests deeper than 127 levels"},
         Case{"VeryDeepArrays", tensor(R"("x":)" + std::string(100000, '[') + std::string(100000, ']')), 0, "the header nests deeper than 127 levels"},
         Case{"DeepTopLevel", std::string(100000, '['), 0, "the header is an array; an object is expected"}}),
