@@ -114,7 +114,7 @@ class PyStream {
     result["wait_consumer_seconds"] = stats.wait_consumer_seconds;
     result["peak_host_bytes"] = stats.peak_host_bytes;
     nb::dict readers;
-    for (const auto kind : {ReaderKind::kUring, ReaderKind::kPread, ReaderKind::kMmap}) {
+    for (const auto kind : {ReaderKind::kUring, ReaderKind::kPread, ReaderKind::kMmap, ReaderKind::kInline}) {
       const auto bytes = stats.bytes_by_reader[static_cast<std::size_t>(kind)];
       if (bytes > 0) readers[name(kind)] = bytes;
     }

@@ -79,11 +79,31 @@ Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::vector<std
     if (!shard->ok()) return std::move(*shard).error();
     checkpoint->shards_.push_back(std::move(*shard).value());
   }
-  if (auto indexed = checkpoint->index(weight_map); !indexed) return std::move(indexed).error();
+  if (paths.size() == 1 && !weight_map) {
+    checkpoint->list_only_shard();
+  } else if (auto merged = checkpoint->merge_shards(weight_map); !merged) {
+    return std::move(merged).error();
+  } else {
+    std::call_once(checkpoint->by_name_made_, [] {});  // merging needed it
+  }
   return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
 }
 
-Status Checkpoint::index(const std::optional<WeightMap>& weight_map) {
+void Checkpoint::list_only_shard() {
+  const auto count = static_cast<std::uint32_t>(shards_.front().header.size());
+  tensors_.reserve(count);
+  for (std::uint32_t entry = 0; entry < count; ++entry) tensors_.push_back({0, entry});
+}
+
+const Checkpoint::NameIndex& Checkpoint::by_name() const {
+  std::call_once(by_name_made_, [this] {
+    by_name_.reserve(tensors_.size());
+    for (std::uint32_t i = 0; i < tensors_.size(); ++i) by_name_.emplace(name(tensors_[i]), i);
+  });
+  return by_name_;
+}
+
+Status Checkpoint::merge_shards(const std::optional<WeightMap>& weight_map) {
   std::unordered_map<std::string_view, std::uint32_t> mapped;
   if (weight_map) {
     for (const auto& [name, source] : *weight_map) mapped.emplace(name, source);
@@ -124,8 +144,9 @@ Status Checkpoint::index(const std::optional<WeightMap>& weight_map) {
 }
 
 std::optional<std::uint32_t> Checkpoint::find(std::string_view name) const {
-  const auto found = by_name_.find(name);
-  if (found == by_name_.end()) return std::nullopt;
+  const NameIndex& index = by_name();
+  const auto found = index.find(name);
+  if (found == index.end()) return std::nullopt;
   return found->second;
 }
 

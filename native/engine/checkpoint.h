@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -43,18 +44,24 @@ class Checkpoint {
   [[nodiscard]] const std::vector<TensorRef>& tensors() const { return tensors_; }
   [[nodiscard]] const Header& header(TensorRef ref) const { return shards_[ref.source].header; }
   [[nodiscard]] std::string_view name(TensorRef ref) const { return header(ref).name(ref.entry); }
-  // Position in tensors(), or nothing.
+  // Position in tensors(), or nothing. The first call may take milliseconds.
   [[nodiscard]] std::optional<std::uint32_t> find(std::string_view name) const;
 
   // Closes the descriptors that the checkpoint keeps. Streams that run keep theirs.
   void park() const;
 
  private:
-  Status index(const std::optional<WeightMap>& weight_map);
+  using NameIndex = std::unordered_map<std::string_view, std::uint32_t>;  // views into the headers' pools
+
+  void list_only_shard();
+  Status merge_shards(const std::optional<WeightMap>& weight_map);
+  const NameIndex& by_name() const;
 
   std::vector<Shard> shards_;
   std::vector<TensorRef> tensors_;
-  std::unordered_map<std::string_view, std::uint32_t> by_name_;  // views into the headers' pools
+  // A single shard has no names to reconcile: its index is made when somebody asks, so that a stream starts sooner.
+  mutable std::once_flag by_name_made_;
+  mutable NameIndex by_name_;
 };
 
 }  // namespace weightstream

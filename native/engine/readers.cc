@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "storage/inline_reader.h"
 #include "storage/reader_group.h"
 #include "storage/thread_pool_reader.h"
 #include "storage/uring_reader.h"
@@ -24,6 +25,8 @@ const char* name(ReaderKind kind) {
       return "pread";
     case ReaderKind::kMmap:
       return "mmap";
+    case ReaderKind::kInline:
+      return "inline";
   }
   return "";
 }
@@ -46,6 +49,7 @@ std::unique_ptr<Reader> make_reader(ReaderKind kind, std::uint32_t concurrency, 
     }
     return make_reader_group(std::move(readers));
   }
+  if (kind == ReaderKind::kInline) return make_inline_reader(make_pread());
   ThreadPoolOptions options;
   // Enough to fill the cores with copies from the page cache; storage with latency makes the pool grow.
   options.start_concurrency = std::clamp(cores, 2U, 16U);

@@ -11,7 +11,7 @@
 
 namespace weightstream {
 
-// The name of a reader in stats and logs: "uring", "pread", "mmap".
+// The name of a reader in stats and logs: "uring", "pread", "mmap", "inline".
 [[nodiscard]] const char* name(ReaderKind kind);
 
 // `concurrency`: the most reads in flight; 0 lets the reader find out, within bounds of its own.

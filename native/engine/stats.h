@@ -8,7 +8,7 @@
 
 namespace weightstream {
 
-inline constexpr std::size_t kReaderKinds = 3;
+inline constexpr std::size_t kReaderKinds = 4;
 
 struct StreamStats {
   std::uint64_t items = 0;        // handed out

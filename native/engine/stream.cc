@@ -122,7 +122,7 @@ Status Stream::open_lanes(const StreamOptions& options) {
   for (std::uint32_t source = 0; source < arenas_.size(); ++source) {
     if (reads_left_of_source_[source] == 0) continue;
     const LocalFile& file = *checkpoint_->shards()[source].file;
-    auto choice = choose_local_reader(file, options.backend);
+    auto choice = choose_reader(file, options.backend);
     if (!choice) return std::move(choice).error();
     reasons_.emplace_back(source, choice->reason);
     log_.write(LogLevel::kDebug, file.name() + ": " + choice->reason);
@@ -137,6 +137,13 @@ Status Stream::open_lanes(const StreamOptions& options) {
     lane_of_source_[source] = static_cast<std::uint8_t>(lane - lanes_.begin());
   }
   return Ok{};
+}
+
+Result<ReaderChoice> Stream::choose_reader(const LocalFile& file, Backend backend) const {
+  if (backend == Backend::kAuto && plan_.reads.size() == 1) {
+    return ReaderChoice{ReaderKind::kInline, "a single read: pread by the caller"};
+  }
+  return choose_local_reader(file, backend);
 }
 
 Status Stream::open_arena(std::uint32_t source, ReaderKind kind) {

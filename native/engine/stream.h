@@ -74,6 +74,7 @@ class Stream {
 
   Stream(std::shared_ptr<const Checkpoint> checkpoint, Plan plan, StreamOptions options, Clock::time_point called);
   Status open_lanes(const StreamOptions& options);
+  Result<ReaderChoice> choose_reader(const LocalFile& file, Backend backend) const;
   Status open_arena(std::uint32_t source, ReaderKind kind);
   void declare_holds();
   void release_read(std::uint32_t read);

@@ -10,7 +10,7 @@
 namespace weightstream {
 
 enum class Backend : std::uint8_t { kAuto, kUring, kPread, kMmap };  // what the caller asks for
-enum class ReaderKind : std::uint8_t { kUring, kPread, kMmap };      // what executes the reads
+enum class ReaderKind : std::uint8_t { kUring, kPread, kMmap, kInline };  // what executes the reads
 
 struct ReaderChoice {
   ReaderKind kind;

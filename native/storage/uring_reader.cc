@@ -20,6 +20,8 @@ namespace {
 
 constexpr std::uint64_t kDirectAlignment = 4096;
 constexpr std::uint64_t kWakeTag = UINT64_MAX - 1;
+// A read that is refused this often in a row, for now each time, is refused for good.
+constexpr std::uint32_t kMostRefusals = 1000;
 
 class UringReader final : public Reader {
  public:
@@ -63,6 +65,7 @@ class UringReader final : public Reader {
     std::shared_ptr<LocalFile::Handle> handle;
     std::uint64_t done = 0;
     std::uint32_t retries = 0;
+    std::uint32_t refusals = 0;  // in a row
     bool direct = false;
     bool busy = false;
   };
@@ -84,6 +87,7 @@ class UringReader final : public Reader {
       if (const int error = ring_->submit_and_wait(completions); error != 0) {
         // The ring itself is broken: nothing in flight can be trusted or awaited any more.
         fail_all(error);
+        fail_what_comes(error);
         return;
       }
       for (const auto& completion : completions) {
@@ -153,7 +157,7 @@ class UringReader final : public Reader {
     if (completion.result < 0) {
       const int error = -completion.result;
       if (stopping_.load(std::memory_order_acquire)) return finish(index, stopped(place));
-      if (error == EINTR || error == EAGAIN) {
+      if ((error == EINTR || error == EAGAIN) && ++place.refusals < kMostRefusals) {
         ++place.retries;
         return queue(index);
       }
@@ -173,9 +177,12 @@ class UringReader final : public Reader {
     }
     if (got == 0) return finish(index, file.truncated(place.request.range(), place.request.offset + place.done));
     if (stopping_.load(std::memory_order_acquire)) return finish(index, stopped(place));
-    // A short completion is resumed; with O_DIRECT from the last whole block, which is then read again.
-    place.done += got;
-    if (place.direct) place.done = align_down(place.done, kDirectAlignment);
+    // A short completion is resumed; with O_DIRECT from the last whole block, which is then read again. Where that is no
+    // progress (a file that shrank ends here) the rest is read through the page cache, which stops at any byte.
+    const std::uint64_t resume = align_down(place.done + got, kDirectAlignment);
+    if (place.direct && resume == place.done) place.direct = false;
+    place.done = place.direct ? resume : place.done + got;
+    place.refusals = 0;
     ++place.retries;
     queue(index);
   }
@@ -209,6 +216,18 @@ class UringReader final : public Reader {
       if (!places_[index].busy) continue;
       const auto& file = static_cast<const LocalFile&>(*places_[index].request.source);
       finish(index, file.read_error(error, places_[index].request.range()));
+    }
+  }
+
+  // Requests that are not pulled would be waited for, so they are pulled and failed until stop().
+  void fail_what_comes(int error) {
+    while (!stopping_.load(std::memory_order_acquire)) {
+      while (const auto request = feed_->pull()) {
+        feed_->complete(*request, static_cast<const LocalFile&>(*request->source).read_error(error, request->range()));
+      }
+      // Returns after a wake() that came since the last one, at once if it came already.
+      while (::read(wake_fd_.get(), &wake_count_, sizeof wake_count_) < 0 && errno == EINTR) {
+      }
     }
   }
 
