@@ -22,9 +22,9 @@ Error wrong(std::string message, std::uint64_t expected, std::uint64_t got) {
 
 std::string missing(std::uint64_t bytes) { return byte_count(bytes) + (bytes == 1 ? " is missing" : " are missing"); }
 
-// What is wrong with a file that does not begin like a safetensors file: its kind, if that is known.
+// What is wrong with a file that does not begin like a safetensors file: its kind, if that is known, else `error`.
 Error wrong_beginning(std::span<const std::byte> prefix, Error error) {
-  if (auto kind = name_foreign_content(prefix)) error.message = *std::move(kind);
+  if (auto kind = name_foreign_content(prefix)) error = wrong(*std::move(kind));
   error.range = ByteRange{0, kHeaderPrefixBytes};
   return error;
 }
@@ -70,9 +70,8 @@ Result<std::uint64_t> header_length(std::span<const std::byte> prefix, std::uint
   if (length == 0) return wrong_beginning(prefix, wrong("the header length is 0; the shortest header is '{}'"));
   if (length > kMaxHeaderBytes) {
     return wrong_beginning(prefix, wrong("the header length is " + std::to_string(length) + ", over the limit of " +
-                                             std::to_string(kMaxHeaderBytes) +
-                                             ": this is not a safetensors file, or its first bytes are damaged",
-                                         kMaxHeaderBytes, length));
+                                         std::to_string(kMaxHeaderBytes) +
+                                         ": this is not a safetensors file, or its first bytes are damaged"));
   }
   const std::uint64_t header_end = kHeaderPrefixBytes + length;
   if (header_end > source_size) {

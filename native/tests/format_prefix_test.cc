@@ -90,6 +90,14 @@ TEST(HeaderLength, NeedsTheWholePrefix) {
   EXPECT_EQ(length.error().message, "only 3 bytes of the 8 bytes of the header length were read");
 }
 
+TEST(HeaderLength, HasNoNumbersForAFileOfAnotherKind) {
+  const std::string page = "<html></html>";
+  const auto length = header_length(std::as_bytes(std::span(page)), page.size());
+  ASSERT_FALSE(length.ok());
+  EXPECT_EQ(length.error().expected, std::nullopt);
+  EXPECT_EQ(length.error().got, std::nullopt);
+}
+
 TEST(HeaderLength, TellsNumbersApartFromWords) {
   const std::string prefix = bytes("\x03\0\0\0\0\0\0\0{}");
   const auto length = header_length(std::as_bytes(std::span(prefix)), prefix.size());
