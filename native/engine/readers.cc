@@ -1,5 +1,7 @@
 #include "engine/readers.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <thread>
 #include <utility>
@@ -14,6 +16,13 @@ namespace weightstream {
 namespace {
 
 constexpr std::uint32_t kMostRings = 4;
+
+// A read in flight may hold two descriptors of a file of its own: a checkpoint of many small files must not run out.
+std::uint32_t most_by_descriptors() {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 8;
+  return static_cast<std::uint32_t>(std::clamp<rlim_t>(limit.rlim_cur / 8, 1, 1024));
+}
 
 }  // namespace
 
@@ -40,8 +49,8 @@ std::unique_ptr<Reader> make_reader(ReaderKind kind, std::uint32_t concurrency, 
     std::vector<std::unique_ptr<Reader>> readers;
     for (std::uint32_t ring = 0; ring < rings; ++ring) {
       UringOptions options;
-      options.start_concurrency /= rings;
-      options.most_concurrency /= rings;
+      options.most_concurrency = std::max(std::min(options.most_concurrency, most_by_descriptors()) / rings, 1U);
+      options.start_concurrency = std::min(options.start_concurrency / rings, options.most_concurrency);
       if (concurrency > 0) {
         options.start_concurrency = options.most_concurrency = (concurrency + ring) / rings;
       }
@@ -53,7 +62,8 @@ std::unique_ptr<Reader> make_reader(ReaderKind kind, std::uint32_t concurrency, 
   ThreadPoolOptions options;
   // Enough to fill the cores with copies from the page cache; storage with latency makes the pool grow.
   options.start_concurrency = std::clamp(cores, 2U, 16U);
-  options.most_concurrency = std::max(options.start_concurrency, 32U);
+  options.most_concurrency = std::min(std::max(options.start_concurrency, 32U), most_by_descriptors());
+  options.start_concurrency = std::min(options.start_concurrency, options.most_concurrency);
   if (concurrency > 0) options.start_concurrency = options.most_concurrency = concurrency;
   return make_thread_pool_reader(kind == ReaderKind::kMmap ? make_populate() : make_pread(), options);
 }
