@@ -59,7 +59,7 @@ def environment(preload: Path | None = None, **variables: str) -> dict[str, str]
 
 
 def run(program: str, *arguments: Any, preload: Path | None = None, timeout: float = 60, **variables: str) -> str:
-    """Runs a Python program to its end, which has to be a good one, and returns what it printed."""
+    """Runs a Python program to its end, which has to be a good and quiet one, and returns what it printed."""
     done = subprocess.run(
         command(program, *arguments),
         env=environment(preload, **variables),
@@ -68,5 +68,5 @@ def run(program: str, *arguments: Any, preload: Path | None = None, timeout: flo
         text=True,
         timeout=timeout,
     )
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert (done.returncode, done.stderr) == (0, ""), f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import weightstream as ws
-from checkpoints import Raw, assert_same, blocks, bytes_of, raw, write_file, write_shards
+from checkpoints import Raw, assert_same, blocks, bytes_of, raw, write_file, write_shards, write_sparse
 
 Saved = tuple[Path, dict[str, torch.Tensor]]
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -58,10 +58,21 @@ def test_what_the_header_says(saved: Saved) -> None:
 
 
 def test_only_headers_are_read(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "m.safetensors", {f"t{i}": ("U8", (2**20,)) for i in range(4096)})
+
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])  # rchar: of all read calls
+
+    before = bytes_read()
+    with ws.open(path) as checkpoint:
+        assert len(checkpoint) == 4096
+    assert bytes_read() - before < 2 * 2**20
+
+
+def test_the_size_is_compared_with_the_header(tmp_path: Path) -> None:
     path = write_file(tmp_path / "m.safetensors", blocks(1, 100))
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size - 1)
-    with pytest.raises(ws.FormatError):  # the size is compared with the header before anything else
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(ws.FormatError):
         ws.open(path)
 
 

@@ -1,0 +1,23 @@
+"""The library that makes reads go wrong, compiled once a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def read_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library to preload, see read_faults.c."""
+    compiler = os.environ.get("CC", "cc").split()
+    if shutil.which(compiler[0]) is None:
+        pytest.skip("no C compiler")
+    library = tmp_path_factory.mktemp("faults") / "read_faults.so"
+    source = Path(__file__).with_name("read_faults.c")
+    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*compiler, *flags, source, "-o", library, "-ldl", "-pthread"], check=True)
+    return library
