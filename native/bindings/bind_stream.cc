@@ -47,6 +47,18 @@ std::vector<std::int64_t> packed_shape(std::vector<std::int64_t> shape, Dtype dt
   return {static_cast<std::int64_t>(bytes)};
 }
 
+// A tensor without elements may have any dimensions in a file (the format multiplies them, and zero is zero), but
+// frameworks compute strides from them in 64-bit signed arithmetic, and fail untidily where that overflows.
+void check_representable(std::string_view name, const std::vector<std::int64_t>& shape) {
+  std::int64_t extent = 16;  // bytes of the largest element, and some
+  for (const auto dim : shape) {
+    if (dim >= 0 && !__builtin_mul_overflow(extent, std::max<std::int64_t>(dim, 1), &extent)) continue;
+    throw CoreError{{.code = ErrorCode::kFormat,
+                     .message = "tensor '" + std::string(name) +
+                                "' has no elements, but dimensions too large for any framework; leave it out by names="}};
+  }
+}
+
 class PyStream {
  public:
   PyStream(std::shared_ptr<Checkpoint> checkpoint, std::unique_ptr<Stream> stream, std::vector<Wanted> wanted)
@@ -160,6 +172,7 @@ class PyStream {
     } else {
       shape = wanted.shape;
     }
+    check_representable(name, shape);
     const std::uint64_t bytes = item.lease ? item.lease.size() : 0;
     return {nb::str(name.data(), name.size()), dtype, packed_shape(std::move(shape), dtype, bytes)};
   }
