@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,30 @@ def test_no_descriptor_left(many_shards: Path) -> None:
     assert int(number) == errno.EMFILE
     assert "this process may open" in text
     assert "ulimit -n" in text
+
+
+def test_no_thread_left() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = write_file(Path(folder) / "m.safetensors", blocks(12, MIB))
+        program = """
+            import os, resource
+            import numpy
+            import weightstream as ws
+
+            if os.getuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)  # the limit does not hold for root
+            before = resource.getrlimit(resource.RLIMIT_NPROC)
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, before[1]))
+            for backend in ("pread", "uring"):
+                try:
+                    ws.stream(sys.argv[1], framework="numpy", backend=backend, memory_limit="1MiB")
+                except (ws.StorageError, ws.ConfigError) as error:
+                    print(error)
+            resource.setrlimit(resource.RLIMIT_NPROC, before)
+            assert len(ws.load(sys.argv[1], framework="numpy")) == 12
+        """
+        pread, uring = run(program, path).splitlines()
+    assert "cannot start a thread: Resource temporarily unavailable (look at `ulimit -u`" in pread
+    assert "cannot start a thread" in uring or "uring" in uring

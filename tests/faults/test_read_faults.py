@@ -21,7 +21,7 @@ LOOP = """
     import weightstream as ws
     from processes import core_threads, descriptors
 
-    path, kind, order = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    path, kind, order, backend = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
     shim = ctypes.CDLL(None)
     contents = pathlib.Path(path).read_bytes()
     with ws.open(path) as checkpoint:
@@ -32,7 +32,7 @@ LOOP = """
         shim.fault_arm(path.encode(), kind, len(outcomes) + 1, 0)
         handed, error, stream = {}, None, None
         try:
-            with ws.stream(path, backend="pread", framework="numpy", memory_limit="1MiB", order=order) as stream:
+            with ws.stream(path, backend=backend, framework="numpy", memory_limit="1MiB", order=order) as stream:
                 for name, tensor in stream:
                     assert tensor.tobytes() == expected[name], name  # never a byte that is wrong
                     handed[name] = tensor
@@ -46,7 +46,7 @@ LOOP = """
         assert descriptors() == before
         assert all(tensor.tobytes() == expected[name] for name, tensor in handed.items())
         shim.fault_arm(b"", 0, 1, 0)
-        again = ws.load(path, backend="pread", framework="numpy")
+        again = ws.load(path, backend=backend, framework="numpy")
         assert {name: tensor.tobytes() for name, tensor in again.items()} == expected
         if not fired:
             assert error is None
@@ -69,9 +69,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loop(model: Path, kind: int, order: str, preload: Path) -> list[dict[str, Any]]:
-    outcomes: list[dict[str, Any]] = json.loads(run(LOOP, model, kind, order, preload=preload))
+    outcomes: list[dict[str, Any]] = json.loads(run(LOOP, model, kind, order, "pread", preload=preload))
     assert len(outcomes) > 10  # the header and more than a handful of reads
     return outcomes
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [(errno.EIO, "StorageError"), (END, "TruncatedError"), (SHORT, None), (errno.EINTR, None)],
+)
+def test_a_model_of_a_single_read(tmp_path: Path, read_faults: Path, kind: int, error: str | None) -> None:
+    path = write_file(tmp_path / "m.safetensors", {"a": raw("F32", (100,), 0), "b": raw("U8", (7,), 1)})
+    outcomes = json.loads(run(LOOP, path, kind, "arrival", "auto", preload=read_faults))
+    assert len(outcomes) >= 2  # the header and the read
+    for outcome in outcomes:
+        assert (outcome["error"], outcome["complete"]) == (error, error is None)
+        assert outcome["source"] == (str(path) if error else None)
 
 
 @pytest.mark.parametrize("order", ["arrival", "file"])
