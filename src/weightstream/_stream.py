@@ -192,7 +192,7 @@ class TensorStream:
             return
         self._closed = True
         self._core.close()
-        if self._owns_checkpoint:
+        if self._owns_checkpoint and os.getpid() == self._process:  # a thread may have held its lock at the fork
             self.checkpoint._park()
         self._ready = []
         _open_streams.discard(self)
