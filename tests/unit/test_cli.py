@@ -249,18 +249,18 @@ def test_a_terminal_that_cannot_show_a_name_gets_its_escape(tmp_path: Path) -> N
 # Errors and exit statuses
 
 
-@pytest.mark.parametrize("command", ["load", "inspect"])
-def test_a_missing_file_is_one_line_and_status_1(command: str, tmp_path: Path) -> None:
-    result = run(command, tmp_path / "nothing.safetensors")
+@pytest.mark.parametrize("command", [["load", "--framework", "numpy"], ["inspect"]], ids=["load", "inspect"])
+def test_a_missing_file_is_one_line_and_status_1(command: list[str], tmp_path: Path) -> None:
+    result = run(*command, tmp_path / "nothing.safetensors")
     assert (result.returncode, result.stdout) == (1, "")
     assert "nothing.safetensors" in one_error_line(result.stderr)
 
 
-@pytest.mark.parametrize("command", ["load", "inspect"])
-def test_a_malformed_file_is_one_line_and_status_1(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["load", "--framework", "numpy"], ["inspect"]], ids=["load", "inspect"])
+def test_a_malformed_file_is_one_line_and_status_1(command: list[str], tmp_path: Path) -> None:
     path = tmp_path / "broken.safetensors"
     path.write_bytes(struct.pack("<Q", 2) + b"[]")
-    result = run(command, path, "--json")
+    result = run(*command, path, "--json")
     assert (result.returncode, result.stdout) == (1, "")
     assert "broken.safetensors" in one_error_line(result.stderr)
 
@@ -324,7 +324,7 @@ def test_known_problems_come_with_a_hint(
         raise error
 
     monkeypatch.setattr(ws, "stream", fail)
-    result = invoke("load", model)
+    result = invoke("load", model, "--framework", "numpy")
     assert result.exit_code == 1
     assert hint in result.stderr
     one_error_line(result.stderr)
