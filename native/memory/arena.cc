@@ -76,7 +76,8 @@ Arena::~Arena() { ::munmap(base_, capacity_); }
 void Arena::advise_huge(ByteRange range) const {
   const auto half = kBlockBytes / 2;
   const std::uint64_t begin = align_down(range.begin + half, kBlockBytes);
-  const std::uint64_t end = align_down(range.end + half, kBlockBytes);
+  // A mapping of a file may end inside its last block; what lies behind is not ours to advise.
+  const std::uint64_t end = align_down(std::min(range.end + half, capacity_), kBlockBytes);
   // A refusal (no huge pages on this kernel) costs speed, not correctness.
   if (end > begin) ::madvise(at(begin), end - begin, MADV_HUGEPAGE);
 }
