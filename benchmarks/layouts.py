@@ -62,6 +62,7 @@ class LlamaShape:
 
 LLAMA_8B = LlamaShape(hidden=4096, intermediate=14336, key_value=1024, vocabulary=128256, layers=32)
 LLAMA_8B_FIVE_LAYERS = LlamaShape(hidden=4096, intermediate=14336, key_value=1024, vocabulary=128256, layers=5)
+LLAMA_8B_TEN_LAYERS = LlamaShape(hidden=4096, intermediate=14336, key_value=1024, vocabulary=128256, layers=10)
 LLAMA_TINY = LlamaShape(hidden=512, intermediate=1792, key_value=128, vocabulary=16032, layers=5)
 
 
@@ -85,6 +86,11 @@ def llama_tensors(shape: LlamaShape) -> tuple[TensorSpec, ...]:
         yield TensorSpec("lm_head.weight", (shape.vocabulary, shape.hidden))
 
     return tuple(tensors())
+
+
+def layers_only(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Without the embedding and the head: no tensor is larger than a memory limit of 256 MiB then."""
+    return tuple(tensor for tensor in tensors if ".layers." in tensor.name)
 
 
 def in_shards(tensors: tuple[TensorSpec, ...], shard_bytes: int) -> tuple[FileSpec, ...]:
@@ -125,6 +131,10 @@ def layouts(*, tiny: bool) -> dict[str, Layout]:
     found = (
         Layout(
             "llama-4gb", (FileSpec("model.safetensors", llama_tensors(LLAMA_TINY if tiny else LLAMA_8B_FIVE_LAYERS)),)
+        ),
+        Layout(
+            "llama-layers",
+            (FileSpec("model.safetensors", layers_only(llama_tensors(LLAMA_TINY if tiny else LLAMA_8B_TEN_LAYERS))),),
         ),
         Layout("llama-8b", in_shards(llama_tensors(LLAMA_TINY if tiny else LLAMA_8B), shard_bytes)),
         Layout("small-tensors", (FileSpec("model.safetensors", adapter_tensors(small)),)),

@@ -117,7 +117,7 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario(
             name="memory-limit",
             question="What does a memory limit cost in speed, and is it kept, when the consumer drops each tensor?",
-            data="llama-4gb",
+            data="llama-layers",
             cache="cold",
             contenders=("weightstream", "weightstream-256m", "runai", "runai-256m"),
             baseline="weightstream",
