@@ -1,5 +1,6 @@
 #include "storage/reader_group.h"
 
+#include <atomic>
 #include <utility>
 
 namespace weightstream {
@@ -11,23 +12,29 @@ class ReaderGroup final : public Reader {
   ~ReaderGroup() override { stop(); }
 
   Status start(ReadFeed& feed) override {
-    for (std::size_t i = 0; i < readers_.size(); ++i) {
-      if (auto started = readers_[i]->start(feed); !started) {
-        readers_.resize(i);  // fewer readers than wished for: slower, not wrong
-        if (i == 0) return started;
+    for (auto& reader : readers_) {
+      if (auto started = reader->start(feed); !started) {
+        if (started_ == 0) return started;
+        break;  // fewer readers than wished for: slower, not wrong
       }
+      started_.fetch_add(1, std::memory_order_release);
     }
+    wake();  // those that were not started yet when a wake came have missed it
     return Ok{};
   }
+  // The threads of the first reader may cause a wake while the next one is still being started.
   void wake() override {
-    for (auto& reader : readers_) reader->wake();
+    const auto started = started_.load(std::memory_order_acquire);
+    for (std::size_t i = 0; i < started; ++i) readers_[i]->wake();
   }
   void stop() override {
-    for (auto& reader : readers_) reader->stop();
+    const auto started = started_.exchange(0);
+    for (std::size_t i = 0; i < started; ++i) readers_[i]->stop();
   }
 
  private:
   std::vector<std::unique_ptr<Reader>> readers_;
+  std::atomic<std::size_t> started_ = 0;  // the first so many run
 };
 
 }  // namespace
