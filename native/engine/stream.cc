@@ -346,6 +346,8 @@ void Stream::close() {
   }
   ready_changed_.notify_all();
   for (auto& lane : lanes_) lane->reader->stop();
+  // With their descriptors and buffers: whoever closed the stream may keep the object for its numbers.
+  for (auto& lane : lanes_) lane->reader.reset();
   // Readers are still now. What was never read or handed out will never be: its holds go, so that blocks it shares
   // with items that live on can go when those do.
   pool_->close();

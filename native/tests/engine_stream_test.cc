@@ -199,11 +199,16 @@ TEST_P(StreamBy, UnlinkedFilesAreReadToTheirEnd) {
   EXPECT_TRUE(consume(*stream, made, made.items).ended);
 }
 
-TEST_P(StreamBy, ClosedStreamSaysSo) {
+TEST_P(StreamBy, ClosedStreamSaysSoAndHoldsNothing) {
   const auto made = make_checkpoint(folder_, kSizes);
+  made.checkpoint->park();
+  const auto descriptors = testing::count_descriptors();
   const auto stream = started(made, options());
+  EXPECT_EQ(consume(*stream, made, made.items, [](ReadyItem& item) { return !item.lease; }).ended, false);
   stream->close();
   stream->close();
+  made.checkpoint->park();
+  EXPECT_EQ(testing::count_descriptors(), descriptors) << "also while the stream object lives on";
   std::vector<ReadyItem> batch;
   for (int call = 0; call < 2; ++call) {
     const auto next = stream->next(batch, std::chrono::seconds(1));

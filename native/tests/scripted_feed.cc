@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "base/checked.h"
 
@@ -31,10 +32,13 @@ ScriptedFeed::ScriptedFeed(const Source& source, std::uint64_t size, std::uint64
 }
 
 std::optional<ReadRequest> ScriptedFeed::pull() {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   changed_.notify_all();
   if (next_ >= std::min(allowed_, requests_.size())) {
     ++empty_pulls_;
+    const auto call = std::exchange(on_empty_pull_, nullptr);
+    lock.unlock();
+    if (call) call();
     return std::nullopt;
   }
   most_in_flight_ = std::max(most_in_flight_, next_ + 1 - reported_);
@@ -53,7 +57,6 @@ void ScriptedFeed::complete(const ReadRequest& request, Result<ReadEffort> resul
 void ScriptedFeed::allow(std::size_t requests) {
   const std::lock_guard lock(mutex_);
   allowed_ = requests;
-  empty_pulls_ = 0;
 }
 
 bool ScriptedFeed::wait_for_reports(std::size_t reports) {
@@ -61,9 +64,19 @@ bool ScriptedFeed::wait_for_reports(std::size_t reports) {
   return changed_.wait_for(lock, kPatience, [&] { return reported_ >= reports; });
 }
 
-bool ScriptedFeed::wait_for_empty_pull() {
+bool ScriptedFeed::wait_for_empty_pulls(std::size_t pulls) {
   std::unique_lock lock(mutex_);
-  return changed_.wait_for(lock, kPatience, [&] { return empty_pulls_ > 0; });
+  return changed_.wait_for(lock, kPatience, [&] { return empty_pulls_ >= pulls; });
+}
+
+void ScriptedFeed::on_empty_pull(std::function<void()> call) {
+  const std::lock_guard lock(mutex_);
+  on_empty_pull_ = std::move(call);
+}
+
+std::size_t ScriptedFeed::empty_pulls() const {
+  const std::lock_guard lock(mutex_);
+  return empty_pulls_;
 }
 
 bool ScriptedFeed::wait_for_pulls(std::size_t pulls) {

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -29,8 +30,10 @@ class ScriptedFeed final : public ReadFeed {
   void allow(std::size_t requests);
   // Waits until `reports` requests were reported; false when that takes too long.
   [[nodiscard]] bool wait_for_reports(std::size_t reports);
-  // Waits until a pull found nothing.
-  [[nodiscard]] bool wait_for_empty_pull();
+  // Waits until so many pulls, since the beginning, found nothing.
+  [[nodiscard]] bool wait_for_empty_pulls(std::size_t pulls);
+  // Called once by the next pull that finds nothing, before it returns.
+  void on_empty_pull(std::function<void()> call);
   [[nodiscard]] bool wait_for_pulls(std::size_t pulls);
 
   [[nodiscard]] std::size_t size() const { return requests_.size(); }
@@ -38,6 +41,7 @@ class ScriptedFeed final : public ReadFeed {
   // The bytes of the whole source, as far as they were read. Once nothing is in flight any more.
   [[nodiscard]] std::span<const std::byte> bytes() const { return {memory_.get(), size_}; }
   [[nodiscard]] std::size_t pulled() const;
+  [[nodiscard]] std::size_t empty_pulls() const;
   [[nodiscard]] std::size_t reported() const;
   [[nodiscard]] std::size_t most_in_flight() const;
   [[nodiscard]] std::uint64_t retries() const;
@@ -59,6 +63,7 @@ class ScriptedFeed final : public ReadFeed {
   std::size_t reported_ = 0;
   std::size_t most_in_flight_ = 0;
   std::size_t empty_pulls_ = 0;
+  std::function<void()> on_empty_pull_;
   std::vector<std::optional<Result<ReadEffort>>> results_;
 };
 

@@ -187,6 +187,20 @@ TEST_F(ThreadPoolReader, StopWaitsForAReadThatIsUnderWay) {
   EXPECT_EQ(feed.reported(), 1U);
 }
 
+// The feed fills after a pull found it empty, and the wake comes before the thread goes to sleep.
+TEST_F(ThreadPoolReader, WakeThatMeetsAnEmptyPullIsNotLost) {
+  ScriptedFeed feed(*file_, kSize, kRead);
+  feed.allow(0);
+  const auto reader = make_thread_pool_reader(make_pread(), {.start_concurrency = 1, .most_concurrency = 1});
+  feed.on_empty_pull([&] {
+    feed.allow(SIZE_MAX);
+    reader->wake();
+  });
+  ASSERT_TRUE(reader->start(feed).ok());
+  EXPECT_TRUE(feed.wait_for_reports(feed.size()));
+  reader->stop();
+}
+
 // The feed runs dry and fills again at every possible moment; a lost wake would leave the reader asleep.
 TEST_F(ThreadPoolReader, NoWakeIsLost) {
   ScriptedFeed feed(*file_, kSize, 4096);

@@ -109,13 +109,27 @@ TEST_F(KernelUringReader, StarvedReaderGoesOnWhenWoken) {
   const auto reader = make_uring_reader({}, log_);
   ASSERT_TRUE(reader->start(feed).ok());
   for (std::size_t allowed = 1; allowed <= feed.size(); ++allowed) {
+    const auto empty_pulls = feed.empty_pulls();
     feed.allow(allowed);
     reader->wake();
     ASSERT_TRUE(feed.wait_for_reports(allowed));
-    ASSERT_TRUE(feed.wait_for_empty_pull());
+    ASSERT_TRUE(feed.wait_for_empty_pulls(empty_pulls + 1));
   }
   reader->stop();
   EXPECT_EQ(first_wrong(feed.bytes(), kSeed, 0), std::nullopt);
+}
+
+TEST_F(KernelUringReader, WakeThatMeetsAnEmptyPullIsNotLost) {
+  ScriptedFeed feed(*file_, kSize, kRead);
+  feed.allow(0);
+  const auto reader = make_uring_reader({}, log_);
+  feed.on_empty_pull([&] {
+    feed.allow(SIZE_MAX);
+    reader->wake();
+  });
+  ASSERT_TRUE(reader->start(feed).ok());
+  EXPECT_TRUE(feed.wait_for_reports(feed.size()));
+  reader->stop();
 }
 
 // The file shrank after its header was read, to a size that is no multiple of a block.
@@ -264,10 +278,9 @@ TEST_F(UringReader, RingThatBreaksWhileIdleFailsTheReadsToCome) {
   feed.allow(0);
   const auto reader = make_uring_reader(scripted(script), log_);
   ASSERT_TRUE(reader->start(feed).ok());
-  ASSERT_TRUE(feed.wait_for_empty_pull());
-  reader->wake();  // the first submission returns; the second fails
-  feed.allow(0);
-  ASSERT_TRUE(feed.wait_for_empty_pull());
+  ASSERT_TRUE(feed.wait_for_empty_pulls(1));
+  reader->wake();                             // the first submission returns; the second fails
+  ASSERT_TRUE(feed.wait_for_empty_pulls(3));  // the last one after the failure
   feed.allow(SIZE_MAX);
   reader->wake();
   ASSERT_TRUE(feed.wait_for_reports(feed.size()));
