@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ struct LogLine {
 class LogSink {
  public:
   void write(LogLevel level, std::string text);
+  // Only the first time that `what` is written about: what many sources share is said once, not for each.
+  void write_once(const std::string& what, LogLevel level, std::string text);
   // The lines written since the last drain, in order.
   [[nodiscard]] std::vector<LogLine> drain();
 
@@ -28,6 +31,7 @@ class LogSink {
   static constexpr std::size_t kMaxLines = 1024;
   std::mutex mutex_;
   std::deque<LogLine> lines_;
+  std::set<std::string> said_;
 };
 
 }  // namespace weightstream

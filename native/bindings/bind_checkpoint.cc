@@ -81,7 +81,8 @@ void bind_checkpoint(nb::module_& module) {
       .def_static("open", &open, nb::arg("paths"), nb::arg("weight_map").none())
       .def("__len__", [](const Checkpoint& self) { return self.tensors().size(); })
       .def("names", &names)
-      .def("find", [](const Checkpoint& self, const std::string& name) { return self.find(name); }, nb::arg("name"))
+      .def(
+          "find", [](const Checkpoint& self, const std::string& name) { return self.find(name); }, nb::arg("name"))
       .def("tensor", &tensor, nb::arg("index"))
       .def("source", &source, nb::arg("index"))
       .def("metadata", &metadata, nb::arg("source"))

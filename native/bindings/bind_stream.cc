@@ -53,9 +53,10 @@ void check_representable(std::string_view name, const std::vector<std::int64_t>&
   std::int64_t extent = 16;  // bytes of the largest element, and some
   for (const auto dim : shape) {
     if (dim >= 0 && !__builtin_mul_overflow(extent, std::max<std::int64_t>(dim, 1), &extent)) continue;
-    throw CoreError{{.code = ErrorCode::kFormat,
-                     .message = "tensor '" + std::string(name) +
-                                "' has no elements, but dimensions too large for any framework; leave it out by names="}};
+    throw CoreError{
+        {.code = ErrorCode::kFormat,
+         .message = "tensor '" + std::string(name) +
+                    "' has no elements, but dimensions too large for any framework; leave it out by names="}};
   }
 }
 
@@ -143,9 +144,9 @@ class PyStream {
   nb::list drain_log() {
     nb::list result;
     for (const auto& line : stream_->drain_log()) {
-      result.append(nb::make_tuple(static_cast<int>(line.level),
-                                   nb::steal(PyUnicode_DecodeFSDefaultAndSize(
-                                       line.text.data(), static_cast<Py_ssize_t>(line.text.size())))));
+      result.append(nb::make_tuple(
+          static_cast<int>(line.level),
+          nb::steal(PyUnicode_DecodeFSDefaultAndSize(line.text.data(), static_cast<Py_ssize_t>(line.text.size())))));
     }
     return result;
   }
@@ -183,7 +184,6 @@ class PyStream {
   std::unique_ptr<Stream> stream_;
   std::vector<Wanted> wanted_;
 };
-
 
 struct Selection {
   std::vector<Wanted> wanted;
@@ -250,8 +250,8 @@ void bind_stream(nb::module_& module) {
       .def_static("start", &start_tensors, nb::arg("checkpoint"), nb::arg("tensors").none(), nb::kw_only(),
                   nb::arg("file_order"), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
                   nb::arg("called"))
-      .def_static("start_part", &start_part, nb::arg("checkpoint"), nb::arg("tensor"), nb::arg("begin"),
-                  nb::arg("end"), nb::arg("shape"), nb::kw_only(), nb::arg("backend"), nb::arg("called"))
+      .def_static("start_part", &start_part, nb::arg("checkpoint"), nb::arg("tensor"), nb::arg("begin"), nb::arg("end"),
+                  nb::arg("shape"), nb::kw_only(), nb::arg("backend"), nb::arg("called"))
       .def("__len__", &PyStream::size)
       .def("next_dlpack", &PyStream::next_dlpack)
       .def("next_buffers", &PyStream::next_buffers)

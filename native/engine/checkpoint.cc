@@ -46,7 +46,7 @@ Result<Checkpoint::Shard> open_shard(const std::string& path) {
 // How many files may stay open between the header and the data. The rest is opened again when its turn comes (and has
 // to be the same file then), so that a checkpoint of more shards than descriptors works.
 std::size_t most_kept_open() {
-  struct rlimit limit {};
+  struct rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 16;
   return static_cast<std::size_t>(std::min<rlim_t>(limit.rlim_cur / 4, 256));
 }

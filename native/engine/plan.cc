@@ -53,8 +53,7 @@ Plan make_plan(std::vector<PlanItem> items, const PlanOptions& options) {
   std::uint32_t item = 0;  // the first that may still overlap what comes
   const auto ends_before = [&](std::uint32_t i, const Plan::Extent& extent, std::uint64_t offset) {
     const auto& candidate = plan.items[i];
-    return candidate.source < extent.source ||
-           (candidate.source == extent.source && candidate.range.end <= offset);
+    return candidate.source < extent.source || (candidate.source == extent.source && candidate.range.end <= offset);
   };
   for (const auto& extent : plan.extents) {
     for (std::uint64_t begin = extent.range.begin; begin < extent.range.end;) {

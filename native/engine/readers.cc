@@ -19,7 +19,7 @@ constexpr std::uint32_t kMostRings = 4;
 
 // A read in flight may hold two descriptors of a file of its own: a checkpoint of many small files must not run out.
 std::uint32_t most_by_descriptors() {
-  struct rlimit limit {};
+  struct rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 8;
   return static_cast<std::uint32_t>(std::clamp<rlim_t>(limit.rlim_cur / 8, 1, 1024));
 }

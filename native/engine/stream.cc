@@ -126,6 +126,7 @@ Status Stream::open_lanes(const StreamOptions& options) {
     if (!choice) return std::move(choice).error();
     reasons_.emplace_back(source, choice->reason);
     log_.write(LogLevel::kDebug, file.name() + ": " + choice->reason);
+    if (choice->fallback) log_.write_once(choice->reason, LogLevel::kInfo, choice->reason);
     if (auto arena = open_arena(source, choice->kind); !arena) return arena;
     const auto same_kind = [&](const auto& lane) { return lane->kind == choice->kind; };
     auto lane = std::find_if(lanes_.begin(), lanes_.end(), same_kind);
@@ -229,7 +230,8 @@ void Stream::complete(ReaderKind kind, std::uint32_t read, Result<ReadEffort> re
   }
   ++stats_.reads;
   stats_.retries += result->retries;
-  const std::uint64_t bytes = std::min(plan.range.end, checkpoint_->shards()[plan.source].file->size()) - plan.range.begin;
+  const std::uint64_t bytes =
+      std::min(plan.range.end, checkpoint_->shards()[plan.source].file->size()) - plan.range.begin;
   stats_.bytes_read += bytes;
   stats_.bytes_by_reader[static_cast<std::size_t>(kind)] += bytes;
   budget_.give_back(plan.wasted);

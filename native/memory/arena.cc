@@ -68,7 +68,8 @@ Result<std::shared_ptr<Arena>> Arena::map_file(int fd, std::uint64_t size) {
   void* start = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
   if (start == MAP_FAILED) return refused(length, errno);
   // Pages of a private file mapping are the page cache's until written to; there is nothing to hand back early.
-  return std::shared_ptr<Arena>(new Arena(static_cast<std::byte*>(start), align_up(length, kPageBytes), false, nullptr));
+  return std::shared_ptr<Arena>(
+      new Arena(static_cast<std::byte*>(start), align_up(length, kPageBytes), false, nullptr));
 }
 
 Arena::~Arena() { ::munmap(base_, capacity_); }

@@ -29,8 +29,8 @@ void BlockPool::provide(const Arena& arena, ByteRange range) {
   while (!range.empty() && !runs_.empty()) {
     Run& run = runs_.front();
     const auto bytes = std::min(run.range.size(), range.size());
-    void* moved = ::mremap(run.arena->at(run.range.begin), bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
-                           arena.at(range.begin));
+    void* moved = ::mremap(run.arena->at(run.range.begin), bytes, bytes,
+                           MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, arena.at(range.begin));
     if (moved == MAP_FAILED || ++moves_ == kMostMoves) most_bytes_ = 0;  // no more from now on
     if (moved == MAP_FAILED) return;
     run.range.begin += bytes;

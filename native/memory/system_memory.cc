@@ -80,8 +80,8 @@ std::uint64_t available_memory() {
     if (controllers.empty()) {
       left = left_in({"/sys/fs/cgroup", group, "/memory.max", "/memory.current", "inactive_file"});
     } else if (controllers == "memory") {
-      left = left_in({"/sys/fs/cgroup/memory", group, "/memory.limit_in_bytes", "/memory.usage_in_bytes",
-                      "total_inactive_file"});
+      left = left_in(
+          {"/sys/fs/cgroup/memory", group, "/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_inactive_file"});
     }
     if (left) available = std::min(available, *left);
   }

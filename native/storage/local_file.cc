@@ -30,7 +30,7 @@ Error open_error(const std::string& path, int error) {
       result.message = "permission denied: this user may not read the file";
       break;
     case EMFILE: {
-      struct rlimit limit {};
+      struct rlimit limit{};
       ::getrlimit(RLIMIT_NOFILE, &limit);
       result.message = "too many open files: this process may open " + std::to_string(limit.rlim_cur) +
                        " (raise it with `ulimit -n`)";
@@ -78,7 +78,7 @@ Result<Opened> open_regular(const std::string& path) {
     return Error{.code = ErrorCode::kConfig, .message = "this is a socket, not a regular file", .source = path};
   }
   FileDescriptor owned(fd);
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) return open_error(path, errno);
   if (!S_ISREG(status.st_mode)) {
     return Error{.code = ErrorCode::kConfig,
@@ -157,28 +157,32 @@ Error LocalFile::changed(const FileIdentity& now) const {
 }
 
 Status LocalFile::check_unchanged(int fd) const {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) return read_error(errno, {0, identity_.size});
   const FileIdentity now = identity_of(status);
   if (now != identity_) return changed(now);
   return Ok{};
 }
 
-Status LocalFile::read_exactly(int fd, std::byte* into, std::uint64_t offset, std::uint64_t length) const {
+Result<std::uint32_t> LocalFile::read_exactly(int fd, std::byte* into, std::uint64_t offset,
+                                              std::uint64_t length) const {
   const ByteRange range{offset, offset + length};
+  std::uint32_t resumed = 0;
   while (length > 0) {
     const ssize_t got = ::pread(fd, into, length, static_cast<off_t>(offset));
     if (got < 0) {
-      if (errno == EINTR) continue;
-      return read_error(errno, range);
+      if (errno != EINTR) return read_error(errno, range);
+      ++resumed;
+      continue;
     }
     if (got == 0) return truncated(range, offset);
     const auto bytes = static_cast<std::uint64_t>(got);
+    if (bytes < length) ++resumed;
     into += bytes;
     offset += bytes;
     length -= bytes;
   }
-  return Ok{};
+  return resumed;
 }
 
 Error LocalFile::read_error(int error, ByteRange range) const {

@@ -69,8 +69,9 @@ class LocalFile final : public Source {
   // Whether the file behind the descriptor still is what was opened: kSourceChanged otherwise.
   Status check_unchanged(int fd) const;
 
-  // Reads exactly `length` bytes at `offset`; kTruncated when the file ends before.
-  Status read_exactly(int fd, std::byte* into, std::uint64_t offset, std::uint64_t length) const;
+  // Reads exactly `length` bytes at `offset`; kTruncated when the file ends before. Returns how often the read had to
+  // be resumed, after a short read or an interruption.
+  Result<std::uint32_t> read_exactly(int fd, std::byte* into, std::uint64_t offset, std::uint64_t length) const;
 
   // The error for `error` (an errno) from reading `range`.
   [[nodiscard]] Error read_error(int error, ByteRange range) const;

@@ -58,7 +58,7 @@ constexpr std::array kFilesystems = {
 constexpr Filesystem kUnknownFilesystem{0, "a filesystem without a known name", false, false};
 
 Filesystem filesystem_of(int fd) {
-  struct statfs status {};
+  struct statfs status{};
   if (::fstatfs(fd, &status) != 0) return kUnknownFilesystem;
   const auto magic = static_cast<long>(static_cast<std::uint32_t>(status.f_type));
   for (const auto& filesystem : kFilesystems) {
@@ -97,7 +97,7 @@ double cached_by_nowait(int fd, std::uint64_t size) {
   ::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
   const double cached = sample(size, [&](std::uint64_t offset) {
     char byte = 0;
-    struct iovec into {&byte, 1};
+    struct iovec into{&byte, 1};
     const auto got = ::preadv2(fd, &into, 1, static_cast<off_t>(offset), RWF_NOWAIT);
     if (got == 1) return 1.0;
     return got < 0 && errno == EAGAIN ? 0.0 : -1.0;
@@ -140,13 +140,15 @@ Result<ReaderChoice> choose_local_reader(const LocalFile& file, Backend backend)
   if (!filesystem.direct) return ReaderChoice{ReaderKind::kPread, "file" + on + ": parallel pread"};
   const double cached = cached_fraction(fd, file.size());
   if (cached >= kMostlyCached) {
-    return ReaderChoice{ReaderKind::kPread, percent(cached) + " of the file" + on + " is in the page cache: parallel pread"};
+    return ReaderChoice{ReaderKind::kPread,
+                        percent(cached) + " of the file" + on + " is in the page cache: parallel pread"};
   }
   if (const int refused = file.open_direct(**handle); refused != 0) {
-    return ReaderChoice{ReaderKind::kPread, "O_DIRECT is refused" + on + " (" + std::strerror(refused) + "): parallel pread"};
+    return ReaderChoice{ReaderKind::kPread,
+                        "O_DIRECT is refused" + on + " (" + std::strerror(refused) + "): parallel pread", true};
   }
   if (auto ring = IoRing::create(2); !ring) {
-    return ReaderChoice{ReaderKind::kPread, ring.error().message + ": parallel pread"};
+    return ReaderChoice{ReaderKind::kPread, ring.error().message + ": parallel pread", true};
   }
   return ReaderChoice{ReaderKind::kUring, "cold file" + on + ": io_uring with O_DIRECT"};
 }

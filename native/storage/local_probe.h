@@ -15,6 +15,7 @@ enum class ReaderKind : std::uint8_t { kUring, kPread, kMmap, kInline };  // wha
 struct ReaderChoice {
   ReaderKind kind;
   std::string reason;  // for people: "cold file on ext4: io_uring with O_DIRECT"
+  bool fallback = false;  // the better reader was refused
 };
 
 // Fails with kConfig when a forced backend cannot work here (io_uring refused), with the handle's errors otherwise.

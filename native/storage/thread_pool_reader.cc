@@ -40,11 +40,13 @@ class LocalRead : public BlockingRead {
     auto handle = file.handle();
     if (!handle) return std::move(handle).error();
     const int fd = (*handle)->buffered.get();
+    ReadEffort effort;
     for (std::uint64_t done = 0; done < request.wanted;) {
       if (stopping.load(std::memory_order_acquire)) return stopped(request);
       const std::uint64_t bytes = std::min(kPieceBytes, request.wanted - done);
-      if (auto status = piece(file, fd, request.into + done, request.offset + done, bytes); !status) {
-        Error error = std::move(status).error();
+      auto resumed = piece(file, fd, request.into + done, request.offset + done, bytes);
+      if (!resumed) {
+        Error error = std::move(resumed).error();
         if (error.code == ErrorCode::kTruncated && error.got && error.range) {
           error = file.truncated(request.range(), error.range->begin + *error.got);
         } else {
@@ -52,34 +54,45 @@ class LocalRead : public BlockingRead {
         }
         return error;
       }
+      effort.retries += *resumed;
       done += bytes;
     }
     if (auto same = file.check_unchanged(fd); !same) return std::move(same).error();
-    return ReadEffort{};
+    return effort;
   }
 
  private:
-  virtual Status piece(const LocalFile& file, int fd, std::byte* into, std::uint64_t offset, std::uint64_t bytes) = 0;
+  // Returns how often it had to go on after a short read or an interruption.
+  virtual Result<std::uint32_t> piece(const LocalFile& file, int fd, std::byte* into, std::uint64_t offset,
+                                      std::uint64_t bytes) = 0;
 };
 
 class Pread final : public LocalRead {
-  Status piece(const LocalFile& file, int fd, std::byte* into, std::uint64_t offset, std::uint64_t bytes) override {
+  Result<std::uint32_t> piece(const LocalFile& file, int fd, std::byte* into, std::uint64_t offset,
+                              std::uint64_t bytes) override {
     return file.read_exactly(fd, into, offset, bytes);
   }
 };
 
 class Populate final : public LocalRead {
-  Status piece(const LocalFile& file, int fd, std::byte* into, std::uint64_t offset, std::uint64_t bytes) override {
+  Result<std::uint32_t> piece(const LocalFile& file, int fd, std::byte* into, std::uint64_t offset,
+                              std::uint64_t bytes) override {
+    std::uint32_t resumed = 0;
     // Ask for all of it first, so that the storage sees one large read instead of a fault at a time.
     ::madvise(into, bytes, MADV_WILLNEED);
     while (::madvise(into, bytes, MADV_POPULATE_READ) != 0) {
-      if (errno == EINTR || errno == EAGAIN) continue;
-      if (errno == EINVAL) return Ok{};  // before Linux 5.14; the pages then come at first touch
+      if (errno == EINTR) {
+        ++resumed;
+        continue;
+      }
+      if (errno == EINVAL) return resumed;  // before Linux 5.14; the pages then come at first touch
       const int error = errno == EFAULT || errno == EHWPOISON ? EIO : errno;
-      if (auto same = file.check_unchanged(fd); !same) return same;  // a page past a new end of file fails as EFAULT
+      if (auto same = file.check_unchanged(fd); !same) {
+        return std::move(same).error();  // a page past a new end of file fails as EFAULT
+      }
       return file.read_error(error, {offset, offset + bytes});
     }
-    return Ok{};
+    return resumed;
   }
 };
 

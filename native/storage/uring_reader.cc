@@ -136,8 +136,9 @@ class UringReader final : public Reader {
   }
 
   void log_buffered(const LocalFile& file, int error) {
-    log_.write(LogLevel::kInfo, file.name() + ": O_DIRECT is refused here (" + std::strerror(error) +
-                                    "); reading through the page cache");
+    log_.write_once(
+        "O_DIRECT", LogLevel::kInfo,
+        file.name() + ": O_DIRECT is refused here (" + std::strerror(error) + "); reading through the page cache");
   }
 
   void queue(std::size_t index) {
@@ -177,8 +178,8 @@ class UringReader final : public Reader {
     }
     if (got == 0) return finish(index, file.truncated(place.request.range(), place.request.offset + place.done));
     if (stopping_.load(std::memory_order_acquire)) return finish(index, stopped(place));
-    // A short completion is resumed; with O_DIRECT from the last whole block, which is then read again. Where that is no
-    // progress (a file that shrank ends here) the rest is read through the page cache, which stops at any byte.
+    // A short completion is resumed; with O_DIRECT from the last whole block, which is then read again. Where that is
+    // no progress (a file that shrank ends here) the rest is read through the page cache, which stops at any byte.
     const std::uint64_t resume = align_down(place.done + got, kDirectAlignment);
     if (place.direct && resume == place.done) place.direct = false;
     place.done = place.direct ? resume : place.done + got;

@@ -82,8 +82,8 @@ def test_io_uring_is_refused(cold: tuple[Path, dict[str, Raw]], number: int) -> 
     assert "io_uring" in reason
     assert os.strerror(number) in reason
     assert list(got["readers"]) == ["pread"]
-    about = [text for _, text in got["lines"] if "io_uring" in text]
-    assert about == [f"{path}: {reason}"]  # once
+    about = [text for level, text in got["lines"] if level == "INFO"]
+    assert about == [reason]  # once
 
 
 def test_io_uring_is_refused_though_asked_for(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_o_direct_is_refused(cold: tuple[Path, dict[str, Raw]]) -> None:
     reason = got["reasons"][str(path)]
     assert "O_DIRECT is refused" in reason
     assert list(got["readers"]) == ["pread"]
-    assert [text for _, text in got["lines"] if "O_DIRECT" in text] == [f"{path}: {reason}"]
+    assert [text for level, text in got["lines"] if level == "INFO"] == [reason]  # once
 
 
 @pytest.mark.skipif(refuse.OPENAT is None, reason="the numbers of system calls are not known here")
