@@ -5,16 +5,24 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
+#include <memory>
+#include <mutex>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "bindings/bindings.h"
 #include "bindings/errors.h"
 #include "engine/checkpoint.h"
+#include "storage/core_thread.h"
 
 namespace nb = nanobind;
 
@@ -23,6 +31,33 @@ namespace {
 
 nb::str to_str(std::string_view text) { return nb::str(text.data(), text.size()); }
 
+// Opening on a thread of its own, so that the caller stays interruptible while a file server does not answer.
+struct Opening {
+  std::mutex mutex;
+  std::condition_variable done;
+  std::optional<Result<std::shared_ptr<const Checkpoint>>> result;
+
+  void run(const std::vector<std::string>& paths, const std::optional<Checkpoint::WeightMap>& weight_map) {
+    auto opened = [&]() -> Result<std::shared_ptr<const Checkpoint>> {
+      try {
+        return Checkpoint::open(paths, weight_map);
+      } catch (const std::bad_alloc&) {
+        return Error{.code = ErrorCode::kStorage, .message = "out of memory", .system_errno = ENOMEM};
+      }
+    }();
+    const std::lock_guard lock(mutex);
+    result.emplace(std::move(opened));
+    done.notify_one();
+  }
+
+  // True when it is done; returns after a while in any case.
+  bool wait() {
+    const nb::gil_scoped_release release;
+    std::unique_lock lock(mutex);
+    return done.wait_for(lock, std::chrono::milliseconds(50), [this] { return result.has_value(); });
+  }
+};
+
 std::shared_ptr<Checkpoint> open(const nb::list& paths, const std::optional<Checkpoint::WeightMap>& weight_map) {
   std::vector<std::string> native;
   native.reserve(paths.size());
@@ -30,8 +65,17 @@ std::shared_ptr<Checkpoint> open(const nb::list& paths, const std::optional<Chec
     const auto bytes = nb::cast<nb::bytes>(path);
     native.emplace_back(bytes.c_str(), bytes.size());
   }
-  const nb::gil_scoped_release release;
-  return std::const_pointer_cast<Checkpoint>(value_or_throw(Checkpoint::open(native, weight_map)));
+  auto opening = std::make_shared<Opening>();
+  std::thread thread;
+  value_or_throw(start_core_thread(
+      thread, "ws-open", [opening, native = std::move(native), weight_map] { opening->run(native, weight_map); }));
+  while (!opening->wait()) {
+    if (PyErr_CheckSignals() == 0) continue;
+    thread.detach();  // a file server may keep it for long; what it works on is its own
+    throw nb::python_error();
+  }
+  thread.join();
+  return std::const_pointer_cast<Checkpoint>(value_or_throw(std::move(*opening->result)));
 }
 
 TensorRef at(const Checkpoint& checkpoint, std::size_t index) {

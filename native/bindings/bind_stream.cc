@@ -232,15 +232,15 @@ std::unique_ptr<PyStream> start_tensors(std::shared_ptr<Checkpoint> checkpoint,
 }
 
 std::unique_ptr<PyStream> start_part(std::shared_ptr<Checkpoint> checkpoint, std::uint32_t index, std::uint64_t begin,
-                                     std::uint64_t end, std::vector<std::int64_t> shape, const std::string& backend,
-                                     double called) {
+                                     std::uint64_t end, std::vector<std::int64_t> shape, std::uint64_t memory_limit,
+                                     std::uint32_t concurrency, const std::string& backend, double called) {
   const TensorRef ref = checkpoint->tensors().at(index);
   const ByteRange whole = checkpoint->header(ref).range(ref.entry);
   if (begin > end || end > whole.size()) throw nb::value_error("the part lies outside of the tensor");
   Selection selection;
   selection.wanted.push_back({index, std::move(shape), false});
   selection.items.push_back({ref.source, {whole.begin + begin, whole.begin + end}});
-  return start(std::move(checkpoint), std::move(selection), false, 0, 0, backend, called);
+  return start(std::move(checkpoint), std::move(selection), false, memory_limit, concurrency, backend, called);
 }
 
 }  // namespace
@@ -251,7 +251,8 @@ void bind_stream(nb::module_& module) {
                   nb::arg("file_order"), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
                   nb::arg("called"))
       .def_static("start_part", &start_part, nb::arg("checkpoint"), nb::arg("tensor"), nb::arg("begin"), nb::arg("end"),
-                  nb::arg("shape"), nb::kw_only(), nb::arg("backend"), nb::arg("called"))
+                  nb::arg("shape"), nb::kw_only(), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
+                  nb::arg("called"))
       .def("__len__", &PyStream::size)
       .def("next_dlpack", &PyStream::next_dlpack)
       .def("next_buffers", &PyStream::next_buffers)

@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <condition_variable>
 #include <cstring>
+#include <new>
 #include <thread>
 
 #include "storage/core_thread.h"
@@ -16,7 +19,40 @@ namespace {
 constexpr std::uint64_t kSpeculativeBytes = 1 << 20;
 constexpr std::size_t kMostHeaderThreads = 16;
 
-Result<Checkpoint::Shard> open_shard(const std::string& path) {
+// Bounds the memory of headers that are parsed at the same time: ordinary ones all at once, huge ones one by one.
+class HeaderTurns {
+ public:
+  class Turn {
+   public:
+    Turn(HeaderTurns& turns, std::uint64_t bytes) : turns_(turns), bytes_(bytes) {}
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() {
+      const std::lock_guard lock(turns_.mutex_);
+      turns_.taken_ -= bytes_;
+      turns_.freed_.notify_all();
+    }
+
+   private:
+    HeaderTurns& turns_;
+    std::uint64_t bytes_;
+  };
+
+  [[nodiscard]] Turn take(std::uint64_t bytes) {
+    std::unique_lock lock(mutex_);
+    freed_.wait(lock, [&] { return taken_ == 0 || taken_ + bytes <= kMostBytes; });
+    taken_ += bytes;
+    return {*this, bytes};
+  }
+
+ private:
+  static constexpr std::uint64_t kMostBytes = std::uint64_t{64} << 20;
+  std::mutex mutex_;
+  std::condition_variable freed_;
+  std::uint64_t taken_ = 0;
+};
+
+Result<Checkpoint::Shard> open_shard(const std::string& path, HeaderTurns& turns) {
   auto opened = LocalFile::open(path);
   if (!opened) return std::move(opened).error();
   const auto file = std::move(*opened);
@@ -30,6 +66,7 @@ Result<Checkpoint::Shard> open_shard(const std::string& path) {
   auto length = header_length(std::span(head.get(), head_bytes), file->size());
   if (!length) return std::move(length).error().at(path);
 
+  const auto turn = turns.take(*length);
   HeaderBytes json(*length);
   const auto have = std::min(*length, head_bytes - kHeaderPrefixBytes);
   std::memcpy(json.data(), head.get() + kHeaderPrefixBytes, have);
@@ -58,9 +95,18 @@ Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::vector<std
   std::vector<std::optional<Result<Shard>>> opened(paths.size());
   const auto keep = most_kept_open();
   std::atomic<std::size_t> next = 0;
+  HeaderTurns turns;
   const auto work = [&] {
     for (std::size_t i = next++; i < paths.size(); i = next++) {
-      opened[i].emplace(open_shard(paths[i]));
+      try {
+        opened[i].emplace(open_shard(paths[i], turns));
+      } catch (const std::bad_alloc&) {
+        // On a thread of ours nobody would catch it.
+        opened[i].emplace(Error{.code = ErrorCode::kStorage,
+                                .message = "out of memory while its header was read",
+                                .source = paths[i],
+                                .system_errno = ENOMEM});
+      }
       if (i >= keep && opened[i]->ok()) (*opened[i])->file->park();
     }
   };
@@ -105,8 +151,12 @@ const Checkpoint::NameIndex& Checkpoint::by_name() const {
 
 Status Checkpoint::merge_shards(const std::optional<WeightMap>& weight_map) {
   std::unordered_map<std::string_view, std::uint32_t> mapped;
+  std::vector<bool> indexed(shards_.size(), false);  // shards that the map speaks for; others keep all they have
   if (weight_map) {
-    for (const auto& [name, source] : *weight_map) mapped.emplace(name, source);
+    for (const auto& [name, source] : *weight_map) {
+      mapped.emplace(name, source);
+      indexed.at(source) = true;
+    }
   }
   std::size_t count = 0;
   for (const auto& shard : shards_) count += shard.header.size();
@@ -118,8 +168,8 @@ Status Checkpoint::merge_shards(const std::optional<WeightMap>& weight_map) {
     for (std::uint32_t entry = 0; entry < header.size(); ++entry) {
       const std::string_view name = header.name(entry);
       const auto wanted = mapped.find(name);
-      if (wanted != mapped.end()) {
-        if (wanted->second != source) continue;  // the index takes this tensor from another shard
+      if (wanted != mapped.end() && indexed[source]) {
+        if (wanted->second != source) continue;  // the index takes this tensor from another of its shards
         ++found;
       }
       const auto [where, added] = by_name_.emplace(name, static_cast<std::uint32_t>(tensors_.size()));

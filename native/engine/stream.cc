@@ -16,6 +16,8 @@ constexpr std::uint64_t kDefaultMemoryLimit = std::uint64_t{4} << 30;
 // A batch is one item, or several small ones: few lock round trips, and little that is taken but not yet handed out.
 constexpr std::uint64_t kBatchBytes = 2 * kMiB;
 constexpr std::size_t kBatchItems = 64;
+// How far one lane's pull may run ahead of another lane, in reads.
+constexpr std::size_t kMostAdmitted = 64;
 
 double seconds(Stream::Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -48,6 +50,7 @@ class Stream::Lane final : public ReadFeed {
     if (!read) return std::nullopt;
     // Outside of the stream's lock: the kernel has work to do here.
     const PlanRead& plan = stream_.plan_.reads[*read];
+    stream_.keep_open(plan.source);
     stream_.arenas_[plan.source]->recycle_into(plan.range);
     return stream_.request_for(*read);
   }
@@ -108,7 +111,11 @@ Status Stream::start_readers(const StreamOptions& options) {
   for (auto& lane : lanes_) {
     auto started = lane->reader->start(*lane);
     if (!started && lane->kind == ReaderKind::kUring && options.backend == Backend::kAuto) {
-      log_.write(LogLevel::kInfo, started.error().message + "; reading with pread");
+      const std::string reason = started.error().message + ": parallel pread";
+      log_.write(LogLevel::kInfo, reason);
+      for (auto& [source, why] : reasons_) {
+        if (lanes_[lane_of_source_[source]] == lane) why = reason;
+      }
       lane->kind = ReaderKind::kPread;
       lane->reader = options.make_reader(lane->kind, options.concurrency, log_);
       started = lane->reader->start(*lane);
@@ -119,10 +126,11 @@ Status Stream::start_readers(const StreamOptions& options) {
 }
 
 Status Stream::open_lanes(const StreamOptions& options) {
+  LocalProbe probe(options.backend);
   for (std::uint32_t source = 0; source < arenas_.size(); ++source) {
     if (reads_left_of_source_[source] == 0) continue;
     const LocalFile& file = *checkpoint_->shards()[source].file;
-    auto choice = choose_reader(file, options.backend);
+    auto choice = plan_.reads.size() == 1 ? probe.choose_for_one_read(file) : probe.choose(file);
     if (!choice) return std::move(choice).error();
     reasons_.emplace_back(source, choice->reason);
     log_.write(LogLevel::kDebug, file.name() + ": " + choice->reason);
@@ -138,13 +146,6 @@ Status Stream::open_lanes(const StreamOptions& options) {
     lane_of_source_[source] = static_cast<std::uint8_t>(lane - lanes_.begin());
   }
   return Ok{};
-}
-
-Result<ReaderChoice> Stream::choose_reader(const LocalFile& file, Backend backend) const {
-  if (backend == Backend::kAuto && plan_.reads.size() == 1) {
-    return ReaderChoice{ReaderKind::kInline, "a single read: pread by the caller"};
-  }
-  return choose_local_reader(file, backend);
 }
 
 Status Stream::open_arena(std::uint32_t source, ReaderKind kind) {
@@ -189,21 +190,15 @@ std::optional<std::uint32_t> Stream::pull(Lane& lane) {
   if (closed_ || error_) return std::nullopt;
   while (lane.admitted.empty() && next_read_ < plan_.reads.size()) {
     const PlanRead& read = plan_.reads[next_read_];
-    const auto room_for_oldest = oldest_item_ < plan_.items.size() ? plan_.span(oldest_item_) : 0;
-    if (!budget_.try_take(read.range.size(), room_for_oldest)) {
+    Lane& owner = *lanes_[lane_of_source_[read.source]];
+    if (owner.admitted.size() >= kMostAdmitted) break;  // the owner is slower: no use in running ahead of it
+    if (!budget_.try_take(read.range.size(), room_for_oldest())) {
       lane.starved = true;
       over_budget_ = true;
       account_blocked();
       return std::nullopt;
     }
-    Lane& owner = *lanes_[lane_of_source_[read.source]];
     owner.admitted.push_back(next_read_++);
-    // Keep the file open from its first read to its last, whatever happens to its name meanwhile.
-    auto& handle = open_handles_[read.source];
-    if (!handle) {
-      // A failure is met, and reported, by the reader that asks for the handle again.
-      if (auto opened = checkpoint_->shards()[read.source].file->handle(); opened.ok()) handle = std::move(*opened);
-    }
     if (&owner != &lane && owner.starved) {
       owner.starved = false;
       owner.reader->wake();
@@ -215,12 +210,32 @@ std::optional<std::uint32_t> Stream::pull(Lane& lane) {
   }
   const auto read = lane.admitted.front();
   lane.admitted.pop_front();
+  if (lane.admitted.size() + 1 == kMostAdmitted) wake_starved_lanes();
   return read;
+}
+
+// Keeps the file of a read open from its first read to its last, whatever happens to its name meanwhile. Not under the
+// lock: opening may take as long as the file server likes.
+void Stream::keep_open(std::uint32_t source) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (open_handles_[source]) return;
+  }
+  // A failure is met, and reported, by the reader, which asks for the handle again.
+  auto opened = checkpoint_->shards()[source].file->handle();
+  if (!opened) return;
+  const std::lock_guard lock(mutex_);
+  if (reads_left_of_source_[source] > 0) open_handles_[source] = std::move(*opened);
+}
+
+std::uint64_t Stream::room_for_oldest() const {
+  return oldest_item_ < plan_.items.size() ? plan_.span(oldest_item_) : 0;
 }
 
 void Stream::complete(ReaderKind kind, std::uint32_t read, Result<ReadEffort> result) {
   const PlanRead& plan = plan_.reads[read];
-  arenas_[plan.source]->release(plan.range);
+  // After a failure nobody knows whether a device still writes there: those blocks are held until the arena goes.
+  if (result.ok()) arenas_[plan.source]->release(plan.range);
   const std::lock_guard lock(mutex_);
   if (--reads_left_of_source_[plan.source] == 0) open_handles_[plan.source].reset();
   if (!result.ok()) {
@@ -277,6 +292,8 @@ void Stream::account_blocked() {
 // Precondition: mutex_ is held.
 void Stream::wake_starved_lanes() {
   if (next_read_ == plan_.reads.size()) return;
+  // Waking a lane that would find no room again costs more than it brings.
+  if (!budget_.fits(plan_.reads[next_read_].range.size(), room_for_oldest())) return;
   for (auto& lane : lanes_) {
     if (!lane->starved) continue;
     lane->starved = false;

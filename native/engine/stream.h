@@ -74,9 +74,10 @@ class Stream {
 
   Stream(std::shared_ptr<const Checkpoint> checkpoint, Plan plan, StreamOptions options, Clock::time_point called);
   Status open_lanes(const StreamOptions& options);
-  Result<ReaderChoice> choose_reader(const LocalFile& file, Backend backend) const;
   Status open_arena(std::uint32_t source, ReaderKind kind);
   void declare_holds();
+  void keep_open(std::uint32_t source);
+  [[nodiscard]] std::uint64_t room_for_oldest() const;
   void release_read(std::uint32_t read);
   Status start_readers(const StreamOptions& options);
   ReadRequest request_for(std::uint32_t read) const;

@@ -60,6 +60,7 @@ Result<std::shared_ptr<Arena>> Arena::reserve(std::uint64_t size, std::shared_pt
   if (aligned > address) ::munmap(start, aligned - address);
   const auto tail = address + reserved - (aligned + capacity);
   if (tail > 0) ::munmap(reinterpret_cast<void*>(aligned + capacity), tail);
+  ::madvise(reinterpret_cast<void*>(aligned), capacity, MADV_NOHUGEPAGE);  // see advise_huge()
   return std::shared_ptr<Arena>(new Arena(reinterpret_cast<std::byte*>(aligned), capacity, true, std::move(pool)));
 }
 
@@ -72,13 +73,14 @@ Result<std::shared_ptr<Arena>> Arena::map_file(int fd, std::uint64_t size) {
       new Arena(static_cast<std::byte*>(start), align_up(length, kPageBytes), false, nullptr));
 }
 
-Arena::~Arena() { ::munmap(base_, capacity_); }
+Arena::~Arena() {
+  ::munmap(base_, capacity_);
+  BlockPool::forget_moves(moved_in_);
+}
 
 void Arena::advise_huge(ByteRange range) const {
-  const auto half = kBlockBytes / 2;
-  const std::uint64_t begin = align_down(range.begin + half, kBlockBytes);
-  // A mapping of a file may end inside its last block; what lies behind is not ours to advise.
-  const std::uint64_t end = align_down(std::min(range.end + half, capacity_), kBlockBytes);
+  const std::uint64_t begin = align_up(range.begin, kBlockBytes);
+  const std::uint64_t end = align_down(std::min(range.end, capacity_), kBlockBytes);
   // A refusal (no huge pages on this kernel) costs speed, not correctness.
   if (end > begin) ::madvise(at(begin), end - begin, MADV_HUGEPAGE);
 }
@@ -133,9 +135,9 @@ void Arena::give_back(ByteRange range) const noexcept {
   if (!range.empty()) ::madvise(at(range.begin), range.size(), MADV_DONTNEED);
 }
 
-void Arena::recycle_into(ByteRange range) const {
+void Arena::recycle_into(ByteRange range) {
   const ByteRange blocks{align_up(range.begin, kBlockBytes), align_down(range.end, kBlockBytes)};
-  if (pool_ && blocks.begin < blocks.end) pool_->provide(*this, blocks);
+  if (pool_ && blocks.begin < blocks.end) moved_in_ += pool_->provide(*this, blocks);
 }
 
 }  // namespace weightstream

@@ -66,7 +66,8 @@ class Arena : public std::enable_shared_from_this<Arena> {
   [[nodiscard]] std::byte* at(std::uint64_t offset) const { return base_ + offset; }
   [[nodiscard]] std::uint64_t capacity() const { return capacity_; }
 
-  // Backs the blocks that `range` covers at least half with huge pages; the rest would cost more memory than it saves.
+  // Backs the blocks that lie wholly in `range` with huge pages. All others stay with small ones, whatever the system's
+  // default is: a huge page under a few wanted bytes would cost more memory than anybody accounted for.
   void advise_huge(ByteRange range) const;
 
   // Declares that a lease of `range` will be taken, or that a read will write to it. Every range is declared before
@@ -75,7 +76,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
   // Ends the hold of a read that is done, or never will be; once per hold(). Blocks that nobody holds any more retire.
   void release(ByteRange range) noexcept;
   // Backs the blocks that lie wholly in `range`, which nobody has touched yet, with blocks of the pool.
-  void recycle_into(ByteRange range) const;
+  void recycle_into(ByteRange range);
   // Returns the pages of `range` to the system.
   void give_back(ByteRange range) const noexcept;
   // The lease of a range that was declared by hold(), and ends that hold when it dies.
@@ -93,6 +94,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::uint64_t capacity_;
   bool returns_pages_;
   std::shared_ptr<BlockPool> pool_;  // may be null
+  std::atomic<std::uint32_t> moved_in_ = 0;  // blocks that came from the pool
   std::vector<std::atomic<std::uint32_t>> holders_;  // per block: holds that overlap it
 };
 

@@ -13,10 +13,14 @@ class Budget {
   // Takes `bytes` if they fit under the limit, or under `floor` where that is higher: the room that the oldest
   // unfinished tensor needs as a whole. Without it a tensor larger than the limit could never complete.
   [[nodiscard]] bool try_take(std::uint64_t bytes, std::uint64_t floor) {
-    if (used_ + bytes > std::max(limit_, floor)) return false;
+    if (!fits(bytes, floor)) return false;
     used_ += bytes;
     peak_ = std::max(peak_, used_);
     return true;
+  }
+  // Whether try_take() would succeed.
+  [[nodiscard]] bool fits(std::uint64_t bytes, std::uint64_t floor) const {
+    return used_ + bytes <= std::max(limit_, floor);
   }
   void give_back(std::uint64_t bytes) { used_ -= bytes; }
 

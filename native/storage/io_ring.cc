@@ -2,15 +2,21 @@
 
 #include <liburing.h>
 
+#include <cassert>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <string>
+#include <thread>
 
 namespace weightstream {
 namespace {
 
 // Completions of cancel requests themselves carry this tag and are swallowed.
 constexpr std::uint64_t kCancelTag = UINT64_MAX;
+// A kernel that takes no request for about ten seconds will not take one later.
+constexpr auto kRefusalPause = std::chrono::milliseconds(1);
+constexpr std::uint32_t kMostRefusals = 10'000;
 
 class LinuxIoRing final : public IoRing {
  public:
@@ -40,7 +46,15 @@ class LinuxIoRing final : public IoRing {
 
   int submit_and_wait(std::vector<Completion>& completions) override {
     const int result = io_uring_submit_and_wait(&ring_, 1);
-    if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) return -result;
+    if (result == -EAGAIN || result == -EBUSY) {
+      // The kernel is short of memory for requests for the moment.
+      if (++refusals_ > kMostRefusals) return -result;
+      std::this_thread::sleep_for(kRefusalPause);
+    } else if (result >= 0) {
+      refusals_ = 0;
+    } else if (result != -EINTR) {
+      return -result;
+    }
     io_uring_cqe* entry = nullptr;
     unsigned head = 0;
     unsigned count = 0;
@@ -56,15 +70,13 @@ class LinuxIoRing final : public IoRing {
  private:
   io_uring_sqe* next_entry() {
     io_uring_sqe* entry = io_uring_get_sqe(&ring_);
-    while (entry == nullptr) {  // a burst of cancels can fill the queue
-      io_uring_submit(&ring_);
-      entry = io_uring_get_sqe(&ring_);
-    }
+    assert(entry != nullptr);  // the caller keeps to the number of entries
     return entry;
   }
 
   io_uring ring_{};
   bool opened_ = false;
+  std::uint32_t refusals_ = 0;  // in a row
 };
 
 }  // namespace

@@ -134,8 +134,9 @@ int LocalFile::open_direct(Handle& handle) const {
   const std::string self = "/proc/self/fd/" + std::to_string(handle.buffered.get());
   const int fd = ::open(self.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
   if (fd < 0) {
-    handle.direct_refused = true;
-    return errno;
+    const int error = errno;
+    if (error != EMFILE && error != ENFILE && error != ENOMEM) handle.direct_refused = true;
+    return error;
   }
   handle.direct = FileDescriptor(fd);
   return 0;

@@ -63,7 +63,7 @@ class LocalFile final : public Source {
   void park() const;
 
   // Opens the direct descriptor of `handle` (of this file) if it is not open yet. Returns 0, or the errno of the
-  // refusal, which is remembered.
+  // refusal, which is remembered unless it speaks of a shortage.
   int open_direct(Handle& handle) const;
 
   // Whether the file behind the descriptor still is what was opened: kSourceChanged otherwise.

@@ -43,19 +43,20 @@ struct Filesystem {
   const char* name;
   bool direct;  // O_DIRECT reads from a device of this machine
   bool stacked;  // its files' pages are cached under another file: cachestat sees none
+  bool prompt;   // a device or the memory of this machine answers
 };
 
 constexpr std::array kFilesystems = {
-    Filesystem{0xEF53, "ext4", true, false},         Filesystem{0x58465342, "xfs", true, false},
-    Filesystem{0x9123683E, "btrfs", true, false},    Filesystem{0xF2F52010, "f2fs", true, false},
-    Filesystem{0x794C7630, "overlayfs", true, true}, Filesystem{0x01021994, "tmpfs", false, false},
-    Filesystem{0x858458F6, "ramfs", false, false},   Filesystem{0x6969, "nfs", false, false},
-    Filesystem{0x0BD00BD0, "lustre", false, false},  Filesystem{0x65735546, "fuse", false, false},
-    Filesystem{0x00C36400, "ceph", false, false},    Filesystem{0xFF534D42, "cifs", false, false},
-    Filesystem{0xFE534D42, "smb3", false, false},    Filesystem{0x01021997, "9p", false, false},
-    Filesystem{0x2FC12FC1, "zfs", false, false},     Filesystem{0x47504653, "gpfs", false, false},
+    Filesystem{0xEF53, "ext4", true, false, true},          Filesystem{0x58465342, "xfs", true, false, true},
+    Filesystem{0x9123683E, "btrfs", true, false, true},     Filesystem{0xF2F52010, "f2fs", true, false, true},
+    Filesystem{0x794C7630, "overlayfs", true, true, false}, Filesystem{0x01021994, "tmpfs", false, false, true},
+    Filesystem{0x858458F6, "ramfs", false, false, true},    Filesystem{0x6969, "nfs", false, false, false},
+    Filesystem{0x0BD00BD0, "lustre", false, false, false},  Filesystem{0x65735546, "fuse", false, false, false},
+    Filesystem{0x00C36400, "ceph", false, false, false},    Filesystem{0xFF534D42, "cifs", false, false, false},
+    Filesystem{0xFE534D42, "smb3", false, false, false},    Filesystem{0x01021997, "9p", false, false, false},
+    Filesystem{0x2FC12FC1, "zfs", false, false, true},      Filesystem{0x47504653, "gpfs", false, false, false},
 };
-constexpr Filesystem kUnknownFilesystem{0, "a filesystem without a known name", false, false};
+constexpr Filesystem kUnknownFilesystem{0, "a filesystem without a known name", false, false, false};
 
 Filesystem filesystem_of(int fd) {
   struct statfs status{};
@@ -119,17 +120,23 @@ double cached_fraction(int fd, std::uint64_t size) {
   return cached_by_nowait(fd, size);
 }
 
-Result<ReaderChoice> choose_local_reader(const LocalFile& file, Backend backend) {
+const Status& LocalProbe::ring() {
+  if (!ring_) {
+    auto made = IoRing::create(2);
+    ring_ = made.ok() ? Status(Ok{}) : Status(std::move(made).error());
+  }
+  return *ring_;
+}
+
+Result<ReaderChoice> LocalProbe::choose(const LocalFile& file) {
   const auto forced = [](ReaderKind kind) { return ReaderChoice{kind, "asked for by backend="}; };
-  if (backend == Backend::kPread) return forced(ReaderKind::kPread);
-  if (backend == Backend::kMmap) return forced(ReaderKind::kMmap);
-  if (backend == Backend::kUring) {
-    if (auto ring = IoRing::create(2); !ring) {
-      Error error = std::move(ring).error();
-      error.message = "backend=\"uring\" cannot work: " + error.message + "; use backend=\"auto\"";
-      return error;
-    }
-    return forced(ReaderKind::kUring);
+  if (backend_ == Backend::kPread) return forced(ReaderKind::kPread);
+  if (backend_ == Backend::kMmap) return forced(ReaderKind::kMmap);
+  if (backend_ == Backend::kUring) {
+    if (ring().ok()) return forced(ReaderKind::kUring);
+    Error error = ring().error();
+    error.message = "backend=\"uring\" cannot work: " + error.message + "; use backend=\"auto\"";
+    return error;
   }
 
   auto handle = file.handle();
@@ -147,10 +154,19 @@ Result<ReaderChoice> choose_local_reader(const LocalFile& file, Backend backend)
     return ReaderChoice{ReaderKind::kPread,
                         "O_DIRECT is refused" + on + " (" + std::strerror(refused) + "): parallel pread", true};
   }
-  if (auto ring = IoRing::create(2); !ring) {
-    return ReaderChoice{ReaderKind::kPread, ring.error().message + ": parallel pread", true};
-  }
+  if (!ring().ok()) return ReaderChoice{ReaderKind::kPread, ring().error().message + ": parallel pread", true};
   return ReaderChoice{ReaderKind::kUring, "cold file" + on + ": io_uring with O_DIRECT"};
+}
+
+Result<ReaderChoice> LocalProbe::choose_for_one_read(const LocalFile& file) {
+  if (backend_ != Backend::kAuto) return choose(file);
+  auto handle = file.handle();
+  if (!handle) return std::move(handle).error();
+  const Filesystem filesystem = filesystem_of((*handle)->buffered.get());
+  // A file server may keep a read waiting for as long as it likes; then the caller has to stay interruptible.
+  if (!filesystem.prompt) return choose(file);
+  return ReaderChoice{ReaderKind::kInline,
+                      std::string("a single read on ") + filesystem.name + ": pread by the caller"};
 }
 
 }  // namespace weightstream

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -18,8 +19,22 @@ struct ReaderChoice {
   bool fallback = false;  // the better reader was refused
 };
 
-// Fails with kConfig when a forced backend cannot work here (io_uring refused), with the handle's errors otherwise.
-Result<ReaderChoice> choose_local_reader(const LocalFile& file, Backend backend);
+// Chooses for the files of one load; what holds for all of them is found out once.
+class LocalProbe {
+ public:
+  explicit LocalProbe(Backend backend) : backend_(backend) {}
+
+  // Fails with kConfig when a forced backend cannot work here (io_uring refused), with the handle's errors otherwise.
+  Result<ReaderChoice> choose(const LocalFile& file);
+  // As choose(), for a file of which one read is wanted: by the caller itself, unless that could keep it waiting.
+  Result<ReaderChoice> choose_for_one_read(const LocalFile& file);
+
+ private:
+  [[nodiscard]] const Status& ring();
+
+  Backend backend_;
+  std::optional<Status> ring_;  // whether io_uring works here
+};
 
 // The part of the file, 0 to 1, that is in the page cache, from a sample; negative when the kernel does not say.
 [[nodiscard]] double cached_fraction(int fd, std::uint64_t size);

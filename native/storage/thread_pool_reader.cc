@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <list>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 
@@ -160,7 +161,7 @@ class ThreadPoolReader final : public Reader {
         concurrency_.starved(Concurrency::Clock::now());
         continue;
       }
-      auto result = read_->execute(*request, stopping_);
+      auto result = execute(*request);
       const bool success = result.ok();
       feed_->complete(*request, std::move(result));
       lock.lock();
@@ -172,6 +173,15 @@ class ThreadPoolReader final : public Reader {
           work_.notify_all();
         }
       }
+    }
+  }
+
+  Result<ReadEffort> execute(const ReadRequest& request) {
+    try {
+      return read_->execute(request, stopping_);
+    } catch (const std::bad_alloc&) {
+      // Nobody above would catch it; this message needs no memory of its own.
+      return Error{.code = ErrorCode::kStorage, .message = "out of memory", .system_errno = ENOMEM};
     }
   }
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <thread>
 #include <utility>
@@ -30,10 +31,12 @@ class UringReader final : public Reader {
   ~UringReader() override { stop(); }
 
   Status start(ReadFeed& feed) override {
-    auto ring = options_.create_ring(options_.most_concurrency + 2);  // the wake read and a spare
+    // Room for every read, a cancel for each, and the wake read: the queue can never be full.
+    auto ring = options_.create_ring(2 * options_.most_concurrency + 1);
     if (!ring) return std::move(ring).error();
     wake_fd_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC));
-    if (!wake_fd_) {
+    fallback_wake_fd_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC));
+    if (!wake_fd_ || !fallback_wake_fd_) {
       return Error{.code = ErrorCode::kStorage,
                    .message = std::string("cannot create an eventfd: ") + std::strerror(errno),
                    .system_errno = errno};
@@ -48,7 +51,9 @@ class UringReader final : public Reader {
   void wake() override {
     const std::uint64_t one = 1;
     // Fails only when the counter is full, and then the thread is about to wake anyway.
-    [[maybe_unused]] const auto written = ::write(wake_fd_.get(), &one, sizeof one);
+    for (const auto* fd : {&wake_fd_, &fallback_wake_fd_}) {
+      [[maybe_unused]] const auto written = ::write(fd->get(), &one, sizeof one);
+    }
   }
 
   void stop() override {
@@ -160,10 +165,12 @@ class UringReader final : public Reader {
       if (stopping_.load(std::memory_order_acquire)) return finish(index, stopped(place));
       if ((error == EINTR || error == EAGAIN) && ++place.refusals < kMostRefusals) {
         ++place.retries;
+        if (error == EAGAIN) std::this_thread::sleep_for(std::chrono::milliseconds(1));
         return queue(index);
       }
-      if (place.direct && (error == EINVAL || error == EOPNOTSUPP)) {
-        if (!place.handle->direct_refused.exchange(true)) log_buffered(file, error);
+      if (place.direct && (error == EINVAL || error == EOPNOTSUPP || error == ENOMEM)) {
+        // Out of memory is this read's trouble; the others say that the filesystem will never do it.
+        if (error != ENOMEM && !place.handle->direct_refused.exchange(true)) log_buffered(file, error);
         place.direct = false;
         return queue(index);
       }
@@ -212,7 +219,9 @@ class UringReader final : public Reader {
   }
 
   void fail_all(int error) {
-    ring_.reset();  // waits for, or cancels, what the kernel still has
+    // Closing the ring does not wait for the device: it may write to these places for a while yet. Their memory is not
+    // used again for another read, because the reads fail.
+    ring_.reset();
     for (std::size_t index = 0; index < places_.size(); ++index) {
       if (!places_[index].busy) continue;
       const auto& file = static_cast<const LocalFile&>(*places_[index].request.source);
@@ -226,8 +235,10 @@ class UringReader final : public Reader {
       while (const auto request = feed_->pull()) {
         feed_->complete(*request, static_cast<const LocalFile&>(*request->source).read_error(error, request->range()));
       }
-      // Returns after a wake() that came since the last one, at once if it came already.
-      while (::read(wake_fd_.get(), &wake_count_, sizeof wake_count_) < 0 && errno == EINTR) {
+      // Returns after a wake() that came since the last one, at once if it came already. An eventfd of its own: what
+      // is left of the ring may still read the other.
+      std::uint64_t count = 0;
+      while (::read(fallback_wake_fd_.get(), &count, sizeof count) < 0 && errno == EINTR) {
       }
     }
   }
@@ -237,6 +248,7 @@ class UringReader final : public Reader {
   ReadFeed* feed_ = nullptr;
   std::unique_ptr<IoRing> ring_;
   FileDescriptor wake_fd_;
+  FileDescriptor fallback_wake_fd_;  // for when the ring is broken
   std::uint64_t wake_count_ = 0;
   std::atomic<bool> stopping_ = false;
   std::thread thread_;

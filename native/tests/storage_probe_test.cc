@@ -33,11 +33,11 @@ double cached(const LocalFile& file) { return cached_fraction((*file.handle())->
 TEST(LocalProbe, ForcedBackendIsObeyed) {
   const TempDir folder;
   const auto file = made_in(folder);
-  const auto pread = choose_local_reader(*file, Backend::kPread);
+  const auto pread = LocalProbe(Backend::kPread).choose(*file);
   ASSERT_TRUE(pread.ok());
   EXPECT_EQ(pread->kind, ReaderKind::kPread);
   EXPECT_NE(pread->reason.find("asked for"), std::string::npos);
-  const auto mmap = choose_local_reader(*file, Backend::kMmap);
+  const auto mmap = LocalProbe(Backend::kMmap).choose(*file);
   ASSERT_TRUE(mmap.ok());
   EXPECT_EQ(mmap->kind, ReaderKind::kMmap);
 }
@@ -47,7 +47,7 @@ TEST(LocalProbe, ForcedRingThatIsRefusedIsAnError) {
   const auto file = made_in(folder);
   const int outcome = testing::in_child([&] {
     if (!testing::refuse_io_uring()) return 1;
-    const auto choice = choose_local_reader(*file, Backend::kUring);
+    const auto choice = LocalProbe(Backend::kUring).choose(*file);
     if (choice.ok()) return 2;
     if (choice.error().code != ErrorCode::kConfig) return 3;
     return choice.error().message.find("backend=\"auto\"") == std::string::npos ? 4 : 0;
@@ -61,7 +61,7 @@ TEST(LocalProbe, RefusedRingMeansThreads) {
   testing::drop_from_cache(file->name());
   const int outcome = testing::in_child([&] {
     if (!testing::refuse_io_uring()) return 1;
-    const auto choice = choose_local_reader(*file, Backend::kAuto);
+    const auto choice = LocalProbe(Backend::kAuto).choose(*file);
     return choice.ok() && choice->kind == ReaderKind::kPread ? 0 : 2;
   });
   EXPECT_EQ(outcome, 0);
@@ -72,7 +72,7 @@ TEST(LocalProbe, WarmFileIsReadThroughTheCache) {
   const auto file = made_in(folder);  // written a moment ago
   if (cached(*file) < 0) GTEST_SKIP() << "this kernel does not tell what is cached";
   EXPECT_GT(cached(*file), 0.9);
-  const auto choice = choose_local_reader(*file, Backend::kAuto);
+  const auto choice = LocalProbe(Backend::kAuto).choose(*file);
   ASSERT_TRUE(choice.ok());
   EXPECT_EQ(choice->kind, ReaderKind::kPread);
 }
@@ -82,7 +82,7 @@ TEST(LocalProbe, ColdFileIsReadPastTheCacheWherePossible) {
   const auto file = made_in(folder);
   testing::drop_from_cache(file->name());
   if (cached(*file) > 0.1) GTEST_SKIP() << "this filesystem keeps its files cached";
-  const auto choice = choose_local_reader(*file, Backend::kAuto);
+  const auto choice = LocalProbe(Backend::kAuto).choose(*file);
   ASSERT_TRUE(choice.ok());
   EXPECT_FALSE(choice->reason.empty());
   const auto handle = *file->handle();
@@ -115,7 +115,7 @@ TEST(LocalProbe, TmpfsIsReadByThreads) {
     GTEST_SKIP() << "/dev/shm is no tmpfs that can be written to";
   }
   const TempDir folder("/dev/shm");
-  const auto choice = choose_local_reader(*made_in(folder), Backend::kAuto);
+  const auto choice = LocalProbe(Backend::kAuto).choose(*made_in(folder));
   ASSERT_TRUE(choice.ok());
   EXPECT_EQ(choice->kind, ReaderKind::kPread);
   EXPECT_NE(choice->reason.find("tmpfs"), std::string::npos) << choice->reason;
@@ -128,7 +128,7 @@ TEST(LocalProbe, TinyAndEmptyFilesHaveAnAnswer) {
     const auto file = LocalFile::open(folder / "tiny");
     ASSERT_TRUE(file.ok());
     EXPECT_LE(cached(**file), 1.0);
-    EXPECT_TRUE(choose_local_reader(**file, Backend::kAuto).ok());
+    EXPECT_TRUE(LocalProbe(Backend::kAuto).choose(**file).ok());
   }
 }
 
@@ -137,7 +137,7 @@ TEST(LocalProbe, FileThatIsGoneIsTheHandlesError) {
   const auto file = made_in(folder);
   file->park();
   std::filesystem::remove(file->name());
-  const auto choice = choose_local_reader(*file, Backend::kAuto);
+  const auto choice = LocalProbe(Backend::kAuto).choose(*file);
   ASSERT_FALSE(choice.ok());
   EXPECT_EQ(choice.error().code, ErrorCode::kNotFound);
 }

@@ -40,6 +40,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         self._names: list[str] | None = None
         self._framework: frameworks.Framework | None = None
         self._closed = False
+        self._process = os.getpid()
 
     @classmethod
     def _open(cls, location: sources.Location, settings: _config.Settings) -> Checkpoint:
@@ -127,6 +128,8 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
         """
         called = time.monotonic()
+        if settings.get("storage_options"):
+            raise ConfigError("storage_options are given to weightstream.open; this checkpoint is open already")
         return self._start(_config.resolve(**{**self._inherited(), **settings}), called)
 
     def load(self, **settings: Any) -> dict[str, Any]:
@@ -162,7 +165,8 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
     def _park(self) -> None:
         """Closes the files, unless a stream reads them; who needs one again opens it again."""
-        self._core.park()
+        if os.getpid() == self._process:  # a thread may have held a file's lock at the fork
+            self._core.park()
 
     def _collect(self, running: TensorStream) -> dict[str, Any]:
         arrived = dict(running)
@@ -204,6 +208,8 @@ class Checkpoint(Mapping[str, TensorInfo]):
             part.begin,
             part.end,
             list(part.shape),
+            memory_limit=self._settings.memory_limit,
+            concurrency=self._settings.concurrency,
             backend=self._settings.backend,
             called=time.monotonic(),
         )
@@ -233,6 +239,10 @@ class Checkpoint(Mapping[str, TensorInfo]):
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("the checkpoint is closed")
+        if os.getpid() != self._process:
+            raise ClosedError(
+                f"this checkpoint was opened in process {self._process}; open one of its own in this forked process"
+            )
 
     def _all_names(self) -> list[str]:
         if self._names is None:
@@ -296,6 +306,6 @@ def open_checkpoint(
 
     """
     settings = _config.resolve(
-        framework=framework, device=device, backend=backend, storage_options=storage_options, names=()
+        framework=framework, device=device, backend=backend, storage_options=storage_options, names=(), progress=False
     )
     return Checkpoint._open(location, settings)

@@ -66,6 +66,8 @@ class Stream:
         end: int,
         shape: Sequence[int],
         *,
+        memory_limit: int,
+        concurrency: int,
         backend: str,
         called: float,
     ) -> Stream:

@@ -122,6 +122,10 @@ class TensorStream:
         self._closed = False
         self._fetching = threading.Lock()
         self._process = os.getpid()
+        self._closing = threading.RLock()
+        if progress is not None:
+            # A bar has a thread of its own, which would outlive a stream that is dropped.
+            weakref.finalize(self, progress.close)
         _open_streams.add(self)
 
     def __iter__(self) -> Self:
@@ -142,20 +146,20 @@ class TensorStream:
             raise ConfigError("another thread is in next() of this stream; a stream has one consumer at a time")
         try:
             batch = self._fetch()
+            if batch:
+                first = batch[0]
+                batch.reverse()
+                batch.pop()
+                self._ready = batch  # before the lock goes: the next thread's batch must not meet this one
+                return first
+            self._exhausted = True
+            self.close()
         except BaseException:
             self.close()
             raise
         finally:
             self._fetching.release()
-        if not batch:
-            self._exhausted = True
-            self.close()
-            raise StopIteration
-        first = batch[0]
-        batch.reverse()
-        batch.pop()
-        self._ready = batch
-        return first
+        raise StopIteration
 
     def _fetch(self) -> list[tuple[str, Any]]:
         batch = self._framework.take(self._core)
@@ -188,17 +192,22 @@ class TensorStream:
 
     def close(self) -> None:
         """Stops reading, joins every thread and gives back what was not handed out. Idempotent."""
-        if self._closed:
+        if os.getpid() != self._process:  # locks may have been held at the fork; threads are the parent's
+            self._closed = True
+            self._core.close()
             return
-        self._closed = True
-        self._core.close()
-        if self._owns_checkpoint and os.getpid() == self._process:  # a thread may have held its lock at the fork
-            self.checkpoint._park()
-        self._ready = []
-        _open_streams.discard(self)
-        self._forward_log()
-        if self._progress is not None:
-            self._progress.close()
+        with self._closing:  # who comes second returns when it is done, too
+            if self._closed:
+                return
+            self._closed = True
+            self._core.close()
+            if self._owns_checkpoint:
+                self.checkpoint._park()
+            self._ready = []
+            _open_streams.discard(self)
+            self._forward_log()
+            if self._progress is not None:
+                self._progress.close()
 
     def __enter__(self) -> Self:
         return self

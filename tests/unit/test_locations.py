@@ -60,7 +60,17 @@ def test_a_tensor_in_two_files_needs_an_index(tmp_path: Path) -> None:
     assert caught.value.source == str(b)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"t000": "b.safetensors"}}))
-    assert_same(ws.load([index, a]), blocks(1, 10, first_seed=5))
+    assert_same(ws.load(index), blocks(1, 10, first_seed=5))
+    with pytest.raises(ws.FormatError, match="'t000' is also in"):
+        ws.open([index, a])  # the index does not speak for a file that is named beside it
+
+
+def test_an_index_says_which_of_its_shards_has_a_tensor(tmp_path: Path) -> None:
+    write_file(tmp_path / "a.safetensors", blocks(2, 10))
+    write_file(tmp_path / "b.safetensors", blocks(1, 10, first_seed=5))
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"t000": "b.safetensors", "t001": "a.safetensors"}}))
+    assert_same(ws.load(index), {**blocks(2, 10), **blocks(1, 10, first_seed=5)})
 
 
 def test_two_indexes_that_differ_on_a_tensor_are_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def resolve(path: str) -> Found:
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sorts shard-2 before shard-10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in _DIGITS.split(name)]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name)]
 
 
 def _glob(pattern: str) -> Found:
