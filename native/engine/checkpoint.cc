@@ -185,7 +185,8 @@ Status Checkpoint::merge_shards(const std::optional<WeightMap>& weight_map) {
   }
   if (found == mapped.size()) return Ok{};
   for (const auto& [name, source] : *weight_map) {
-    if (by_name_.contains(name)) continue;
+    const auto where = by_name_.find(name);
+    if (where != by_name_.end() && tensors_[where->second].source == source) continue;
     return Error{.code = ErrorCode::kFormat,
                  .message = "the index says that tensor '" + name + "' is here, but the file does not have it",
                  .source = shards_[source].file->name()};

@@ -99,11 +99,19 @@ TEST_F(CheckpointTest, TensorInTwoShardsIsRefused) {
 }
 
 TEST_F(CheckpointTest, IndexSaysWhichOfTwoCounts) {
+  const std::vector<std::string> paths{shard("a", {5, 4, 3}, "t"), shard("b", {7, 6}, "t")};
+  const auto checkpoint = opened(paths, Checkpoint::WeightMap{{"t0", 1}, {"t1", 1}, {"t2", 0}});
+  ASSERT_EQ(checkpoint->tensors().size(), 3U);
+  EXPECT_EQ(checkpoint->tensors()[0], (TensorRef{0, 2}));
+  EXPECT_EQ(checkpoint->tensors()[1], (TensorRef{1, 0}));
+  EXPECT_EQ(checkpoint->find("t1"), 2U);
+}
+
+TEST_F(CheckpointTest, IndexDoesNotSpeakForAFileBesideIt) {
   const std::vector<std::string> paths{shard("a", {5}, "t"), shard("b", {7, 6}, "t")};
-  const auto checkpoint = opened(paths, Checkpoint::WeightMap{{"t0", 1}, {"t1", 1}});
-  ASSERT_EQ(checkpoint->tensors().size(), 2U);
-  EXPECT_EQ(checkpoint->tensors()[0], (TensorRef{1, 0}));
-  EXPECT_EQ(checkpoint->find("t1"), 1U);
+  const auto error = refusal(paths, Checkpoint::WeightMap{{"t0", 1}, {"t1", 1}});
+  EXPECT_EQ(error.code, ErrorCode::kFormat);
+  EXPECT_NE(error.message.find("'t0' is also in"), std::string::npos);
 }
 
 TEST_F(CheckpointTest, TensorThatTheIndexPromisesMustBeThere) {

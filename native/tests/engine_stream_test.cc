@@ -262,7 +262,7 @@ TEST(Stream, FallsBackToThreadsWhenTheRingDoesNotStart) {
   EXPECT_EQ((*stream)->stats().bytes_by_reader[static_cast<std::size_t>(ReaderKind::kUring)], 0U);
   const auto log = (*stream)->drain_log();
   EXPECT_TRUE(std::any_of(log.begin(), log.end(), [](const LogLine& line) {
-    return line.text.find("reading with pread") != std::string::npos;
+    return line.text.find(": parallel pread") != std::string::npos;
   }));
 }
 
