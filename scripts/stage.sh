@@ -7,7 +7,8 @@ name=$1
 shift
 echo "==> $name"
 start=$SECONDS
-"$@" </dev/null
+# A shell that runs this in the background makes everything below it deaf to SIGINT, which tests send to themselves.
+env --default-signal=INT "$@" </dev/null
 status=$?
 if [ $status -eq 0 ]; then
   echo "==> $name: ok, $((SECONDS - start)) s"
