@@ -85,11 +85,7 @@ double sample(std::uint64_t size, IsCached is_cached) {
 
 double cached_by_cachestat(int fd, std::uint64_t size) {
   return sample(size, [&](std::uint64_t offset) {
-    const std::uint64_t length = std::min(kPagesPerSample * kPageBytes, size - offset);
-    CachestatRange range{offset, length};
-    Cachestat status{};
-    if (::syscall(kCachestat, fd, &range, &status, 0) != 0) return -1.0;
-    return std::min(1.0, static_cast<double>(status.cached * kPageBytes) / static_cast<double>(length));
+    return cached_part(fd, offset, std::min(kPagesPerSample * kPageBytes, size - offset));
   });
 }
 
@@ -110,6 +106,13 @@ double cached_by_nowait(int fd, std::uint64_t size) {
 std::string percent(double fraction) { return std::to_string(std::lround(fraction * 100)) + "%"; }
 
 }  // namespace
+
+double cached_part(int fd, std::uint64_t offset, std::uint64_t length) {
+  CachestatRange range{offset, length};
+  Cachestat status{};
+  if (::syscall(kCachestat, fd, &range, &status, 0) != 0) return -1.0;
+  return std::min(1.0, static_cast<double>(status.cached * kPageBytes) / static_cast<double>(length));
+}
 
 double cached_fraction(int fd, std::uint64_t size) {
   if (size == 0) return 1.0;

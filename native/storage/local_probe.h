@@ -36,6 +36,9 @@ class LocalProbe {
   std::optional<Status> ring_;  // whether io_uring works here
 };
 
+// The part of a range, 0 to 1, that is in the page cache; negative when the kernel does not say (before Linux 6.5).
+[[nodiscard]] double cached_part(int fd, std::uint64_t offset, std::uint64_t length);
+
 // The part of the file, 0 to 1, that is in the page cache, from a sample; negative when the kernel does not say.
 [[nodiscard]] double cached_fraction(int fd, std::uint64_t size);
 

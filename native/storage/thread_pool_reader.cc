@@ -15,6 +15,7 @@
 #include "storage/concurrency.h"
 #include "storage/core_thread.h"
 #include "storage/local_file.h"
+#include "storage/local_probe.h"
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -79,6 +80,8 @@ class Populate final : public LocalRead {
   Result<std::uint32_t> piece(const LocalFile& file, int fd, std::byte* into, std::uint64_t offset,
                               std::uint64_t bytes) override {
     std::uint32_t resumed = 0;
+    // What the page cache has costs the consumer less to touch than to be mapped ahead of that.
+    if (cached_part(fd, offset, bytes) >= 1.0) return resumed;
     // Ask for all of it first, so that the storage sees one large read instead of a fault at a time.
     ::madvise(into, bytes, MADV_WILLNEED);
     while (::madvise(into, bytes, MADV_POPULATE_READ) != 0) {

@@ -20,8 +20,8 @@ class BlockingRead {
 
 // pread(2) into place.
 [[nodiscard]] std::unique_ptr<BlockingRead> make_pread();
-// For memory that maps the file: brings its pages in (madvise MADV_POPULATE_READ), so that touching them later neither
-// waits nor faults.
+// For memory that maps the file: brings in the pages that the page cache does not have (madvise MADV_POPULATE_READ), so
+// that touching them later does not wait for the storage.
 [[nodiscard]] std::unique_ptr<BlockingRead> make_populate();
 
 struct ThreadPoolOptions {
