@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ class Contender(Loader):
         with ws.stream(list(files), **self._options) as stream:
             yield from stream
             self._stats = stream.stats.as_dict()
+        # By the file's own name: results are committed, and say nothing of where the machine keeps its files.
+        reasons = self._stats["reasons"].items()
+        self._stats["reasons"] = {os.path.basename(path): reason for path, reason in reasons}
 
     def stats(self) -> dict[str, Any]:
         return self._stats
