@@ -85,6 +85,12 @@ class Progress:
         self._bar.update(self._task, completed=self._bytes, rate=rate, tensors=tensors, refresh=True)
 
 
+def prepare() -> None:
+    """Import what a bar needs, where one would show: the first one takes a noticeable part of a second."""
+    if _is_terminal():
+        _new_bar()
+
+
 def _is_terminal() -> bool:
     try:
         return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"

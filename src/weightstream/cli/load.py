@@ -53,15 +53,20 @@ def load(
     """  # noqa: D301
     import weightstream as ws
 
-    from .. import _config, frameworks
+    from .. import _config, _progress, frameworks
 
     settings |= {"names": name_filter(names), "progress": not (no_progress or quiet)}
     resolved = _config.resolve(**settings)
-    frameworks.get(resolved.framework, resolved.device)  # imports torch, which is not to count as loading time
+    # Importing torch, and what draws the bar, is not to count as loading time.
+    frameworks.get(resolved.framework, resolved.device)
+    if resolved.progress:
+        _progress.prepare()
     kept = []
     with ws.stream(one_or_many(location), **settings) as stream:
         if names and len(stream) == 0:
-            raise Failure(f"no tensor matches {' or '.join(names)}", "list the names with: weightstream inspect")
+            raise Failure(
+                f"no tensor matches {' or '.join(names)}", f"list the names with: weightstream inspect {location[0]}"
+            )
         for _, tensor in stream:
             if keep:
                 kept.append(tensor)
