@@ -174,6 +174,37 @@ def test_threads_that_share_a_stream_get_each_tensor_once(model: Model) -> None:
     assert_same(iter(got), tensors)
 
 
+def test_a_batch_fetched_between_two_steps_of_another_is_not_lost(tmp_path: Path) -> None:
+    tensors = blocks(600, 10)
+    stream = ws.stream(write_file(tmp_path / "m.safetensors", tensors))
+    got: list[str] = []
+
+    class Lock:
+        """Lets another thread take a whole turn at the very moment at which the first gives the lock back."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+            self._turns = 0
+
+        def acquire(self, blocking: bool) -> bool:
+            return self._lock.acquire(blocking=blocking)
+
+        def release(self) -> None:
+            self._lock.release()
+            self._turns += 1
+            if self._turns == 1:
+                other = threading.Thread(target=self._take_many)
+                other.start()
+                other.join()
+
+        def _take_many(self) -> None:
+            got.extend(name for name, _ in (next(stream) for _ in range(100)))  # more than a batch
+
+    stream._fetching = Lock()  # type: ignore[assignment]
+    got.extend(name for name, _ in stream)
+    assert sorted(got) == sorted(tensors)
+
+
 def test_closed_by_another_thread_between_two_batches(model: Model) -> None:
     with ws.stream(model[0], memory_limit="1MiB") as stream:
         held = stream._framework = Held(stream._framework)  # type: ignore[assignment]
