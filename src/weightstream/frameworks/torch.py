@@ -32,11 +32,23 @@ def _device(device: Device) -> torch.device:
     if isinstance(device, bool):
         raise ConfigError(f"device={device!r} is not a device")
     try:
-        if isinstance(device, str) and device.isdigit():
-            device = int(device)
-        return torch.device(device)
+        index = int(device) if isinstance(device, str) and device.isdigit() else device
+        made = _by_index(index) if isinstance(index, int) else torch.device(index)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"device={device!r} is not a device that torch knows: {str(error).splitlines()[0]}") from None
+    # torch keeps an index in eight bits and lets it wrap: "cuda:256" would be the first GPU.
+    digits = str(device).rpartition(":")[2]
+    if digits.isdecimal() and made.index != int(digits):
+        raise ConfigError(f"device={device!r} is not a device that torch knows: its index is too large")
+    return made
+
+
+def _by_index(index: int) -> torch.device:
+    try:
+        return torch.device(index)
+    except RuntimeError:
+        # Without an accelerator torch does not say which one is missing; what it says of "cuda:0" holds for 0 as well.
+        return torch.device("cuda", index)
 
 
 def _view(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
