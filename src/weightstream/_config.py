@@ -27,7 +27,7 @@ BACKENDS = ("auto", "uring", "pread", "mmap")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
 _TRUE = ("1", "true", "yes", "on")
-_FALSE = ("0", "false", "no", "off", "")
+_FALSE = ("0", "false", "no", "off")
 
 
 def parse_size(value: Size, what: str = "size") -> int:
@@ -99,9 +99,27 @@ def resolve(
         device_limit=_limit(device_limit, "device_limit"),
         concurrency=_concurrency(concurrency),
         backend=_choice(backend, "backend", BACKENDS, "auto"),
-        progress=_flag(progress, "progress"),
+        progress=show_progress(progress, default=False),
         storage_options=_options(storage_options),
     )
+
+
+def show_progress(value: bool | None, *, default: bool) -> bool:
+    """Whether to show a progress bar: a program shows one when told to, a command unless told not to.
+
+    Raises:
+        ConfigError: the environment variable is neither true nor false.
+
+    """
+    if value is not None:
+        return bool(value)
+    variable = PREFIX + "PROGRESS"
+    text = os.environ.get(variable, "").strip().lower()
+    if not text:
+        return default
+    if text not in _TRUE + _FALSE:
+        raise ConfigError(f"{variable}={text!r} is neither true nor false")
+    return text in _TRUE
 
 
 def _first(value: Any, variable: str, default: Any) -> Any:
@@ -140,17 +158,6 @@ def _concurrency(value: int | None) -> int:
     if isinstance(chosen, (bool, float)) or not 1 <= number <= 1024:
         raise ConfigError(f"{what}={chosen!r} must be a whole number from 1 to 1024")
     return number
-
-
-def _flag(value: bool | None, keyword: str) -> bool:
-    if value is not None:
-        return bool(value)
-    text = os.environ.get(PREFIX + keyword.upper(), "").strip().lower()
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise ConfigError(f"{PREFIX}{keyword.upper()}={text!r} is neither true nor false")
 
 
 def _names(value: Names | None) -> Names | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from commands import invoke, one_error_line, run
+from processes import on_a_terminal
 
 
 def test_load_says_how_much_and_how_fast(model: Path) -> None:
@@ -87,3 +89,34 @@ def test_load_falls_back_to_the_environment(model: Path) -> None:
 def test_load_shows_no_progress_without_a_terminal(model: Path) -> None:
     result = run("load", model, "--framework", "numpy")
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "option", "shown"),
+    [
+        (None, None, True),
+        ("", None, True),
+        ("on", None, True),
+        ("0", None, False),
+        ("off", None, False),
+        ("on", "--no-progress", False),
+        ("on", "--quiet", False),
+    ],
+)
+def test_load_shows_progress_on_a_terminal_unless_told_not_to(
+    model: Path, variable: str | None, option: str | None, shown: bool
+) -> None:
+    command = [sys.executable, "-m", "weightstream", "load", str(model), "--framework", "numpy"]
+    env = {} if variable is None else {"WEIGHTSTREAM_PROGRESS": variable}
+    status, screen, stdout = on_a_terminal(command + ([] if option is None else [option]), **env)
+    assert status == 0, screen
+    assert ("4/4 tensors" in screen) is shown
+    if not shown:
+        assert screen == ""
+    assert (stdout == b"") is (option == "--quiet")
+
+
+def test_load_refuses_a_variable_for_progress_that_says_neither(model: Path) -> None:
+    result = run("load", model, "--framework", "numpy", env={**os.environ, "WEIGHTSTREAM_PROGRESS": "perhaps"})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert one_error_line(result.stderr) == "WEIGHTSTREAM_PROGRESS='perhaps' is neither true nor false"

@@ -1,45 +1,19 @@
 """The progress bar: on a terminal it shows bytes, tensors and GB/s; anywhere else it prints nothing."""
 
 import io
-import os
-import pty
 import re
-import subprocess
 import sys
 import threading
 
 import pytest
 
+from processes import on_a_terminal
 from weightstream._progress import Progress
 
 
 def run_on_a_terminal(code: str, term: str = "xterm") -> tuple[int, str, bytes]:
     """Run Python code with a terminal as its standard error. Returns its status, its screen and its standard output."""
-    ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": term, "COLUMNS": "120", "LINES": "40"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=env
-    )
-    os.close(theirs)
-    chunks = []
-
-    def drain() -> None:
-        while True:
-            try:
-                chunk = os.read(ours, 65536)
-            except OSError:  # EIO: the other side was closed
-                return
-            if not chunk:
-                return
-            chunks.append(chunk)
-
-    reader = threading.Thread(target=drain)
-    reader.start()
-    stdout, _ = process.communicate(timeout=60)
-    reader.join(timeout=60)
-    os.close(ours)
-    screen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", b"".join(chunks).decode())
-    return process.returncode, screen, stdout
+    return on_a_terminal([sys.executable, "-c", code], TERM=term)
 
 
 def test_shows_bytes_tensors_and_rate_on_a_terminal() -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--backend", type=click.Choice(["auto", "uring", "pread", "mmap"]), help="The reader.  [default: auto]")
 @click.option("--keep", is_flag=True, help="Hold all tensors until the end, instead of dropping each as it comes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--no-progress", is_flag=True, help="No progress bar.")
+@click.option("--no-progress", is_flag=True, help="No progress bar, as WEIGHTSTREAM_PROGRESS=0 does.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @debug_option
 def load(
@@ -55,7 +55,8 @@ def load(
 
     from .. import _config, _progress, frameworks
 
-    settings |= {"names": name_filter(names), "progress": not (no_progress or quiet)}
+    progress = _config.show_progress(False if no_progress or quiet else None, default=True)
+    settings |= {"names": name_filter(names), "progress": progress}
     resolved = _config.resolve(**settings)
     # Importing torch, and what draws the bar, is not to count as loading time.
     frameworks.get(resolved.framework, resolved.device)
