@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,66 @@ def test_settings_reach_the_stream(saved: tuple[Path, Any], monkeypatch: pytest.
         assert all(type(tensor).__module__ == "numpy" for _, tensor in stream)
         assert set(stream.stats.reasons.values()) == {"asked for by backend="}
         assert set(stream.stats.readers) == {"pread"}
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """For each setting, what docs/reference/python.md says of `ws.open` and of `checkpoint.stream`."""
+    reference = (Path(__file__).parents[2] / "docs" / "reference" / "python.md").read_text()
+    section = reference.split("### What an opened checkpoint takes of them\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.+`) \| (.+) \| (.+) \|$", section, re.MULTILINE)
+    assert len(rows) == 4
+    return {keyword: (opened, streamed) for keys, opened, streamed in rows for keyword in re.findall(r"`(\w+)`", keys)}
+
+
+def test_every_setting_is_documented_for_an_opened_checkpoint() -> None:
+    assert set(documented()) == set(SETTINGS) | {"names"}
+
+
+@pytest.mark.parametrize("keyword", [*SETTINGS, "names"])
+def test_open_takes_what_is_documented(
+    keyword: str, saved: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tensors = saved
+    how, _ = documented()[keyword]
+    assert how in ("keyword or variable", "variable", "neither")
+    assert ("keyword" in how) is (keyword in inspect.signature(ws.open).parameters)
+    _, text, setting = SETTINGS.get(keyword, (None, "big", None))
+    monkeypatch.setenv("WEIGHTSTREAM_" + keyword.upper(), text)
+    if keyword == "storage_options":
+        with pytest.raises(ws.ConfigError, match="storage_options"):  # it is taken: a local file has no use for it
+            ws.open(path)
+        return
+    with ws.open(path) as checkpoint:
+        taken = getattr(checkpoint._settings, keyword)
+        assert ("variable" in how) is (callable(taken) if keyword == "names" else taken == setting)
+        assert checkpoint.get_tensor("step").shape == tensors["step"].shape
+
+
+@pytest.mark.parametrize("keyword", [*SETTINGS, "names"])
+def test_the_stream_of_a_checkpoint_takes_what_is_documented(
+    keyword: str, saved: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, how = documented()[keyword]
+    assert how in ("keyword or variable", "keyword, or what `ws.open` took", "what `ws.open` took")
+    value, text, setting = SETTINGS.get(keyword, (["big"], "big", None))
+    seen: list[_config.Settings] = []
+    with ws.open(saved[0]) as checkpoint:
+        start = checkpoint._start
+
+        def watched(settings: _config.Settings, *rest: Any) -> ws.TensorStream:
+            seen.append(settings)
+            return start(settings, *rest)
+
+        monkeypatch.setattr(checkpoint, "_start", watched)
+        if "keyword" in how:
+            checkpoint.stream(**{keyword: value}).close()
+            assert keyword == "names" or getattr(seen.pop(), keyword) == setting
+        else:
+            with pytest.raises(ws.ConfigError, match=f"{keyword} are given to weightstream.open"):
+                checkpoint.stream(**{keyword: value})
+        monkeypatch.setenv("WEIGHTSTREAM_" + keyword.upper(), text)
+        with checkpoint.stream() as stream:
+            if keyword == "names":
+                assert [name for name, _ in stream] == ["big"]
+            elif keyword != "storage_options":  # what no stream uses may stand in its settings
+                assert ("variable" in how) is (getattr(seen.pop(), keyword) == setting)
