@@ -60,7 +60,7 @@ fuzz-minute: $(STAMPS)/tools $(STAMPS)/system-test
 	@$(STAGE) "fuzzers, 60 s" scripts/fuzz.sh 60
 
 .PHONY: pytest
-pytest: $(STAMPS)/package ## Run the Python tests against the installed package (PYTEST_ARGS="-k name")
+pytest: $(STAMPS)/package $(STAMPS)/servers ## Run the Python tests against the installed package (PYTEST_ARGS="-k name")
 	@$(STAGE) "pytest" $(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: bench
@@ -100,6 +100,10 @@ $(STAMPS)/system-test: scripts/system-packages.sh scripts/llvm.sh $(STAMPS)/syst
 
 $(STAMPS)/tools: pyproject.toml scripts/install-tools.sh $(STAMPS)/system-build
 	@$(STAGE) "tools into $(VENV)" scripts/install-tools.sh $(BIN)/python
+	@touch $@
+
+$(STAMPS)/servers: pyproject.toml scripts/test-servers.sh scripts/system-packages.sh $(STAMPS)/tools
+	@$(STAGE) "servers for the tests" scripts/test-servers.sh $(BIN)/python
 	@touch $@
 
 # Without build isolation, so that a second build is an incremental one.

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Installs the system packages that are missing, and does nothing when all are there.
 #
-#   scripts/system-packages.sh build    what the package needs: a compiler, Python headers, liburing, simdjson
-#   scripts/system-packages.sh test     that, and what its C++ tests and fuzzer need: GoogleTest, clang
+#   scripts/system-packages.sh build        what the package needs: a compiler, Python headers, liburing, simdjson
+#   scripts/system-packages.sh test         that, and what its C++ tests and fuzzer need: GoogleTest, clang
+#   scripts/system-packages.sh nginx DIR    unpacks nginx into DIR, if there is none; to install it would start a web
+#                                           server, now and at every boot
 #
 # PYTHON names the interpreter that the virtual environment is made from (python3).
 set -euo pipefail
 
-readonly what=${1:?usage: scripts/system-packages.sh build|test}
+readonly what=${1:?usage: scripts/system-packages.sh build|test|nginx DIR}
 readonly python=${PYTHON:-python3}
+[ "$what" != nginx ] || readonly into=${2:?usage: scripts/system-packages.sh nginx DIR}
 here=$(cd "$(dirname "$0")" && pwd)
 readonly here
 
@@ -19,10 +22,16 @@ has_python_headers() {
   "$python" -c 'import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 }
 
+has_nginx() { { PATH="$PATH:/usr/sbin" command -v nginx || "$1/usr/sbin/nginx" -v; } >/dev/null 2>&1; }
+
 # Sets `missing` (package names) and `needs_clang`.
 look() {
   missing=()
   needs_clang=no
+  if [ "$what" = nginx ]; then
+    has_nginx "$into" || missing+=(nginx)
+    return
+  fi
   command -v g++ >/dev/null || missing+=(g++)
   has_venv || missing+=(python3-venv)
   has_python_headers || missing+=(python3-dev)
@@ -57,6 +66,17 @@ clang_packages() {
   echo "clang"
 }
 
+# Which package has the program depends on the release.
+unpack_nginx() {
+  local package
+  mkdir -p "$into"
+  for package in nginx nginx-light nginx-core; do
+    (cd "$into" && apt-get -qq download "$package" && dpkg -x "$package"_*.deb . && rm "$package"_*.deb) >"$log" 2>&1 ||
+      cat "$log" >&2
+    ! has_nginx "$into" || return 0
+  done
+}
+
 look
 if complete; then
   exit 0
@@ -84,6 +104,10 @@ if [ $needs_clang = yes ]; then
   read -r -a clang <<<"$(clang_packages)"
   missing+=("${clang[@]}")
 fi
-apt install --no-install-recommends "${missing[@]}"
+if [ "$what" = nginx ]; then
+  unpack_nginx
+else
+  apt install --no-install-recommends "${missing[@]}"
+fi
 look
 complete || give_up "the packages were installed, but something is still not found"
