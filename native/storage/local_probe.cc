@@ -103,6 +103,10 @@ double cached_by_nowait(int fd, std::uint64_t size) {
   return cached;
 }
 
+ReaderChoice forced(ReaderKind kind, const char* backend, const char* means) {
+  return {kind, std::string("backend=\"") + backend + "\" was asked for: " + means};
+}
+
 std::string percent(double fraction) { return std::to_string(std::lround(fraction * 100)) + "%"; }
 
 }  // namespace
@@ -132,11 +136,10 @@ const Status& LocalProbe::ring() {
 }
 
 Result<ReaderChoice> LocalProbe::choose(const LocalFile& file) {
-  const auto forced = [](ReaderKind kind) { return ReaderChoice{kind, "asked for by backend="}; };
-  if (backend_ == Backend::kPread) return forced(ReaderKind::kPread);
-  if (backend_ == Backend::kMmap) return forced(ReaderKind::kMmap);
+  if (backend_ == Backend::kPread) return forced(ReaderKind::kPread, "pread", "parallel pread");
+  if (backend_ == Backend::kMmap) return forced(ReaderKind::kMmap, "mmap", "a private mapping");
   if (backend_ == Backend::kUring) {
-    if (ring().ok()) return forced(ReaderKind::kUring);
+    if (ring().ok()) return forced(ReaderKind::kUring, "uring", "io_uring");
     Error error = ring().error();
     error.message = "backend=\"uring\" cannot work: " + error.message + "; use backend=\"auto\"";
     return error;

@@ -36,10 +36,16 @@ TEST(LocalProbe, ForcedBackendIsObeyed) {
   const auto pread = LocalProbe(Backend::kPread).choose(*file);
   ASSERT_TRUE(pread.ok());
   EXPECT_EQ(pread->kind, ReaderKind::kPread);
-  EXPECT_NE(pread->reason.find("asked for"), std::string::npos);
+  EXPECT_EQ(pread->reason, "backend=\"pread\" was asked for: parallel pread");
   const auto mmap = LocalProbe(Backend::kMmap).choose(*file);
   ASSERT_TRUE(mmap.ok());
   EXPECT_EQ(mmap->kind, ReaderKind::kMmap);
+  EXPECT_EQ(mmap->reason, "backend=\"mmap\" was asked for: a private mapping");
+  if (!IoRing::create(2).ok()) return;
+  const auto uring = LocalProbe(Backend::kUring).choose(*file);
+  ASSERT_TRUE(uring.ok());
+  EXPECT_EQ(uring->kind, ReaderKind::kUring);
+  EXPECT_EQ(uring->reason, "backend=\"uring\" was asked for: io_uring");
 }
 
 TEST(LocalProbe, ForcedRingThatIsRefusedIsAnError) {

@@ -148,7 +148,7 @@ def test_a_stream_inherits_what_open_was_given(saved: Saved) -> None:
     with ws.open(saved[0], framework="numpy", backend="pread") as checkpoint:
         with checkpoint.stream() as stream:
             assert type(next(stream)[1]).__module__ == "numpy"
-            assert set(stream.stats.reasons.values()) == {"asked for by backend="}
+            assert set(stream.stats.reasons.values()) == {'backend="pread" was asked for: parallel pread'}
         assert isinstance(checkpoint.load(framework="pt")["step"], torch.Tensor)
         with pytest.raises(ws.ConfigError, match="order="):
             checkpoint.stream(order="backwards")

@@ -194,7 +194,7 @@ def test_settings_reach_the_stream(saved: tuple[Path, Any], monkeypatch: pytest.
     monkeypatch.setenv("WEIGHTSTREAM_FRAMEWORK", "numpy")
     with ws.stream(saved[0]) as stream:
         assert all(type(tensor).__module__ == "numpy" for _, tensor in stream)
-        assert set(stream.stats.reasons.values()) == {"asked for by backend="}
+        assert set(stream.stats.reasons.values()) == {'backend="pread" was asked for: parallel pread'}
         assert set(stream.stats.readers) == {"pread"}
 
 

@@ -133,7 +133,7 @@ def test_stats(tmp_path: Path) -> None:
     assert (stats.tensors, stats.bytes, stats.bytes_total) == (8, 8 * MIB, 8 * MIB)
     assert 8 * MIB <= stats.bytes_read <= path.stat().st_size
     assert stats.readers == {"pread": stats.bytes_read}
-    assert stats.reasons == {str(path): "asked for by backend="}
+    assert stats.reasons == {str(path): 'backend="pread" was asked for: parallel pread'}
     assert stats.reads >= 2
     assert stats.retries == 0
     assert 0 < stats.first_tensor_seconds <= stats.seconds
@@ -257,7 +257,7 @@ def test_what_the_core_says_reaches_the_logger(saved: Saved, caplog: pytest.LogC
     with caplog.at_level(logging.DEBUG, logger="weightstream"):
         ws.load(saved[0], backend="pread")
     assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records] == [
-        ("weightstream", "DEBUG", f"{saved[0]}: asked for by backend=")
+        ("weightstream", "DEBUG", f'{saved[0]}: backend="pread" was asked for: parallel pread')
     ]
     caplog.clear()
     ws.load(saved[0])
