@@ -261,9 +261,8 @@ TEST(Stream, FallsBackToThreadsWhenTheRingDoesNotStart) {
   EXPECT_TRUE(consume(**stream, made, made.items).ended);
   EXPECT_EQ((*stream)->stats().bytes_by_reader[static_cast<std::size_t>(ReaderKind::kUring)], 0U);
   const auto log = (*stream)->drain_log();
-  EXPECT_TRUE(std::any_of(log.begin(), log.end(), [](const LogLine& line) {
-    return line.text.find(": parallel pread") != std::string::npos;
-  }));
+  EXPECT_TRUE(std::any_of(log.begin(), log.end(),
+                          [](const LogLine& line) { return line.text.find(": parallel pread") != std::string::npos; }));
 }
 
 TEST(Stream, SingleReadIsDoneWithoutThreads) {
