@@ -38,13 +38,14 @@ demo: $(STAMPS)/package ## Stream a real and a made model, and compare them bit 
 	@$(BIN)/python scripts/demo.py
 
 .PHONY: test
-test: lint native-test fuzz-minute pytest ## Run every test: lint, C++ under sanitizers, a minute of fuzzing, pytest
+test: $(STAMPS)/system-test lint native-test fuzz-minute pytest ## Run every test: lint, C++ under sanitizers, a minute of fuzzing, pytest
 
 .PHONY: lint
-lint: $(STAMPS)/tools ## Run ruff and mypy --strict
+lint: $(STAMPS)/tools ## Run ruff, mypy --strict and clang-format
 	@$(STAGE) "ruff check" $(BIN)/ruff check .
 	@$(STAGE) "ruff format" $(BIN)/ruff format --check --config 'format.exclude = ["*.md"]' .
 	@$(STAGE) "mypy --strict" $(BIN)/mypy
+	@$(STAGE) "clang-format" scripts/check-format.sh
 
 .PHONY: native-test
 native-test: $(STAMPS)/tools $(STAMPS)/system-test ## Run the core's C++ tests under ASan + UBSan and under TSan

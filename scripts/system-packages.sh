@@ -2,7 +2,8 @@
 # Installs the system packages that are missing, and does nothing when all are there.
 #
 #   scripts/system-packages.sh build        what the package needs: a compiler, Python headers, liburing, simdjson
-#   scripts/system-packages.sh test         that, and what its C++ tests and fuzzer need: GoogleTest, clang
+#   scripts/system-packages.sh test         that, and what its C++ tests, fuzzer and formatting need: GoogleTest, clang,
+#                                           clang-format; it can do without the last
 #   scripts/system-packages.sh nginx DIR    unpacks nginx into DIR, if there is none; to install it would start a web
 #                                           server, now and at every boot
 #
@@ -17,6 +18,7 @@ readonly here
 
 has_header() { echo "#include <$1>" | g++ -std=c++20 -fsyntax-only -x c++ - 2>/dev/null; }
 has_venv() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
+has_clang_format() { "$here/llvm.sh" --path clang-format >/dev/null 2>&1; }
 has_fuzzer() { "$here/llvm.sh" --fuzzing-clang >/dev/null 2>&1; }
 has_python_headers() {
   "$python" -c 'import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
@@ -24,10 +26,11 @@ has_python_headers() {
 
 has_nginx() { { PATH="$PATH:/usr/sbin" command -v nginx || "$1/usr/sbin/nginx" -v; } >/dev/null 2>&1; }
 
-# Sets `missing` (package names) and `needs_clang`.
+# Sets `missing` (package names), `needs_clang` and `wants_format`.
 look() {
   missing=()
   needs_clang=no
+  wants_format=no
   if [ "$what" = nginx ]; then
     has_nginx "$into" || missing+=(nginx)
     return
@@ -40,17 +43,20 @@ look() {
   if [ "$what" = test ]; then
     has_header gtest/gtest.h || missing+=(libgtest-dev)
     has_fuzzer || needs_clang=yes
+    has_clang_format || wants_format=yes
   fi
 }
 
 complete() { [ ${#missing[@]} -eq 0 ] && [ $needs_clang = no ]; }
 
+# Where only clang-format is missing, `make lint` says so.
 give_up() {
+  ! complete || exit 0
   [ $needs_clang = no ] || missing+=(clang libclang-rt-dev)
   echo "error: $1" >&2
   echo "  weightstream needs these system packages (names as in Debian and Ubuntu):" >&2
   echo "    ${missing[*]}" >&2
-  echo "  Fedora: gcc-c++ python3-devel liburing-devel simdjson-devel gtest-devel clang compiler-rt" >&2
+  echo "  Fedora: gcc-c++ python3-devel liburing-devel simdjson-devel gtest-devel clang compiler-rt clang-tools-extra" >&2
   exit 1
 }
 
@@ -66,6 +72,17 @@ clang_packages() {
   echo "clang"
 }
 
+# The newest clang-format that this system offers and scripts/llvm.sh takes, if there is one.
+clang_format_package() {
+  local version
+  for version in {22..19}; do
+    if apt-cache show "clang-format-$version" >/dev/null 2>&1; then
+      echo "clang-format-$version"
+      return
+    fi
+  done
+}
+
 # Which package has the program depends on the release.
 unpack_nginx() {
   local package
@@ -78,7 +95,7 @@ unpack_nginx() {
 }
 
 look
-if complete; then
+if complete && [ $wants_format = no ]; then
   exit 0
 fi
 command -v apt-get >/dev/null || give_up "system packages are missing, and this system has no apt-get to install them"
@@ -97,7 +114,10 @@ apt() {
     { cat "$log" >&2 && give_up "apt-get $* failed"; }
 }
 
-echo "==> system packages: ${missing[*]-} $([ $needs_clang = no ] || echo "clang (for the fuzzer)")"
+names=("${missing[@]}")
+[ $needs_clang = no ] || names+=("clang (for the fuzzer)")
+[ $wants_format = no ] || names+=(clang-format)
+echo "==> system packages: ${names[*]}"
 # Always: lists that are absent or old make an install fail on a file that the archive no longer has.
 apt update
 if [ $needs_clang = yes ]; then
@@ -107,7 +127,9 @@ fi
 if [ "$what" = nginx ]; then
   unpack_nginx
 else
-  apt install --no-install-recommends "${missing[@]}"
+  optional=()
+  [ $wants_format = no ] || mapfile -t optional < <(clang_format_package)
+  apt install --no-install-recommends "${missing[@]}" "${optional[@]}"
 fi
 look
 complete || give_up "the packages were installed, but something is still not found"
