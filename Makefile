@@ -71,7 +71,7 @@ bench: $(STAMPS)/package ## Run the benchmarks (BENCH_ARGS="run cold-cpu", "list
 .PHONY: format
 format: $(STAMPS)/tools ## Format the Python and the C++ code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format --config 'format.exclude = ["*.md"]' .
-	@git ls-files 'native/*.h' 'native/*.cc' | xargs scripts/llvm.sh clang-format -i
+	@find native -name '*.h' -o -name '*.cc' | xargs scripts/llvm.sh clang-format -i
 
 .PHONY: tidy
 tidy: $(STAMPS)/tools $(STAMPS)/system-test ## Run clang-tidy on the core
