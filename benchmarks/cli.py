@@ -13,6 +13,7 @@ from benchmarks.caches import CacheError
 from benchmarks.contenders import CONTENDERS
 from benchmarks.layouts import layouts
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.servers import ServerError
 
 HERE = Path(__file__).resolve().parent
 ALL = (*SCENARIOS, imports.IMPORT_TIME)
@@ -78,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{name}:", flush=True)
         try:
             result = runner.run(name, settings)
-        except (ValueError, OSError, CacheError) as error:
+        except (ValueError, OSError, CacheError, ServerError) as error:
             print(f"  {name} was not run: {error}", file=sys.stderr)
             status = 1
             continue

@@ -20,6 +20,7 @@ from benchmarks import caches, memory
 from benchmarks.caches import CacheError
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.files import MANIFEST, DataSet
+from benchmarks.servers import Server
 from benchmarks.worker import Job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,7 +128,7 @@ class SystemCpu:
         return (user + nice + system + irq + softirq + steal) / _TICK
 
     def others_share(self, own: float) -> float:
-        """The share of the machine's CPU time that anything but `own` seconds of one process used."""
+        """The share of the machine's CPU time that anything but `own` seconds, those of loader and server, used."""
         capacity = (time.monotonic() - self._since) * len(os.sched_getaffinity(0))
         return min(1.0, max(0.0, self._busy() - self._start - own) / capacity)
 
@@ -141,6 +142,8 @@ class Conditions:
     keep: bool
     sample_memory: bool
     verify: bool
+    server: Server | None = None
+    """Where the files are loaded from, unless it is the disk."""
 
 
 def converted(contender: Contender, files: Sequence[Path]) -> list[Path]:
@@ -167,16 +170,18 @@ def run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions:
 
     Raises WorkerError when it fails, CacheError when the page cache is not in the wanted state.
     """
-    files = converted(contender, data.files)
-    primers = converted(contender, primer.files)
+    server = conditions.server
+    files = list(data.files) if server else converted(contender, data.files)
+    primers = list(primer.files) if server else converted(contender, primer.files)
     job = Job(
         contender=contender.name,
-        files=[str(path) for path in files],
-        primer=[str(path) for path in primers],
+        files=[server.url(path) if server else str(path) for path in files],
+        primer=[server.url(path, primer=True) if server else str(path) for path in primers],
         keep=conditions.keep,
         checksums=str(data.folder / MANIFEST),
     )
-    with Worker(job, dict(contender.environment)) as worker:
+    environment = dict(contender.environment) | (server.environment if server else {})
+    with Worker(job, environment) as worker:
         worker.expect("ready")
         method = prepare_cache(files, conditions.cache)
         warmed = worker.ask("prewarm", "prewarmed", bytes=2 * data.nbytes)
@@ -190,8 +195,13 @@ def run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions:
             samples.append(memory.rollup(worker.pid))
 
         system = SystemCpu()
+        served = server.cpu_seconds() if server else 0.0
         measured = worker.ask("go", "done", sample if conditions.sample_memory else None)
-        measured["others_cpu_share"] = system.others_share(measured["cpu_user"] + measured["cpu_system"])
+        own = measured["cpu_user"] + measured["cpu_system"]
+        if server:
+            measured["server_cpu"] = server.cpu_seconds() - served
+            own += measured["server_cpu"]
+        measured["others_cpu_share"] = system.others_share(own)
         if samples:
             measured["sampled_peak_growth"] = max(one["resident"] for one in samples) - before
             measured["samples"] = len(samples)

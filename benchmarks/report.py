@@ -13,6 +13,7 @@ Result = dict[str, Any]
 Row = dict[str, Any]
 
 _NONE = "-"
+_AFTER_SECONDS = 4
 
 
 def _number(value: float | None, digits: int, factor: float = 1.0) -> str:
@@ -39,6 +40,10 @@ def _checked(contender: Row) -> str:
 def _loads(result: Result) -> str:
     head = ["loader", "GB/s", "seconds", "(min-max)", f"speed vs {result['baseline']}", "CPU-s/GB", "first tensor, ms"]
     head += ["peak memory growth, GB", "bytes checked"]
+    if floor := result.get("floor_seconds"):
+        head.insert(_AFTER_SECONDS, "of the floor")
+    if result.get("server"):
+        head.append("server's CPU-s/GB")
     rows = []
     for contender in result["contenders"]:
         numbers = contender["summary"]
@@ -55,6 +60,10 @@ def _loads(result: Result) -> str:
                 _checked(contender),
             ]
         )
+        if floor:
+            rows[-1].insert(_AFTER_SECONDS, _number(numbers["seconds"] / floor, 2) + "x")
+        if result.get("server"):
+            rows[-1].append(_number(numbers["server_cpu_seconds_per_gigabyte"], 2))
     return _table(head, rows)
 
 
@@ -123,8 +132,9 @@ def _conditions(result: Result) -> str:
         return f"{_rounds(result)} in fresh processes, interleaved; medians. Files of the libraries are cached."
     data = result["data"]
     files = "1 file" if data["files"] == 1 else f"{data['files']} files"
+    server = f"from {result['server']}; " if result.get("server") else ""
     return (
-        f"{data['bytes'] / 1e9:.2f} GB, {data['tensors']:,} tensors in {files}; page cache {result['cache']}; "
+        f"{data['bytes'] / 1e9:.2f} GB, {data['tensors']:,} tensors in {files}; {server}page cache {result['cache']}; "
         f"the consumer {result['consumer']}; {_rounds(result)}, interleaved; "
         "medians, speeds compared within each round."
     )
@@ -158,6 +168,12 @@ def _remarks(result: Result) -> list[str]:
     if tried := result.get("disk_settings"):
         used = {run["setting"] for one in result["contenders"] for run in one["runs"] if "setting" in run}
         remarks.append(f"fio's best settings were {', '.join(sorted(used))}, of {len(tried)} tried.")
+    if floor := result.get("floor_seconds"):
+        remarks.append(f"The floor is {floor:.2f} s: {result['data']['bytes'] / 1e9:.2f} GB over 64 such connections.")
+    remarks += [
+        f"Target {'met' if one['met'] else 'missed'}: {one['target']}; measured {one['value']:.3g}."
+        for one in result.get("targets", [])
+    ]
     return remarks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import subprocess
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from benchmarks.contenders.fio import Limit
 from benchmarks.layouts import layouts
 from benchmarks.measure import Conditions, WorkerError, contender_named, run_worker
 from benchmarks.scenarios import SCENARIOS, Scenario
+from benchmarks.servers import SERVERS, Server
 
 Result = dict[str, Any]
 Measure = Callable[[str, int], dict[str, Any]]
@@ -110,9 +112,22 @@ def _result(name: str, question: str, settings: Settings, baseline: str, **more:
     }
 
 
+def _unfit(name: str, scenario: Scenario) -> str | None:
+    contender = contender_named(name)
+    if contender.from_urls and not scenario.server:
+        return "it loads from servers only"
+    return contender.missing()
+
+
 def run_loads(scenario: Scenario, settings: Settings) -> Result:
-    """Run a scenario in which checkpoints are loaded."""
-    names, skipped = _present(settings.contenders or scenario.contenders, lambda name: contender_named(name).missing())
+    """Run a scenario in which checkpoints are loaded, from the disk or from its server."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(SERVERS[scenario.server](settings.data)) if scenario.server else None
+        return _run_loads(scenario, settings, server)
+
+
+def _run_loads(scenario: Scenario, settings: Settings, server: Server | None) -> Result:
+    names, skipped = _present(settings.contenders or scenario.contenders, lambda name: _unfit(name, scenario))
     found = layouts(tiny=settings.tiny)
     data = files.make(found[scenario.data], settings.data)
     primer = files.make(found["primer"], settings.data)
@@ -133,6 +148,7 @@ def run_loads(scenario: Scenario, settings: Settings) -> Result:
             keep=scenario.consumer_keeps,
             sample_memory=scenario.sample_memory,
             verify=settings.verify and number == 0,
+            server=server,
         )
         return run_worker(contender, data, primer, conditions)
 
@@ -140,6 +156,7 @@ def run_loads(scenario: Scenario, settings: Settings) -> Result:
     rounds.measure(measure)
     runs = rounds.runs
     baseline = settings.baseline or scenario.baseline
+    floor = data.nbytes / scenario.link_bytes_per_second if scenario.link_bytes_per_second else None
     result = _result(
         scenario.name,
         scenario.question,
@@ -149,6 +166,9 @@ def run_loads(scenario: Scenario, settings: Settings) -> Result:
         consumer="keeps every tensor" if scenario.consumer_keeps else "drops each tensor",
         per_tensor=scenario.per_tensor,
         data={"name": data.name, "bytes": data.nbytes, "tensors": data.tensors, "files": len(data.files)},
+        server=server.describe() if server else None,
+        floor_seconds=floor,
+        targets=[checked for target in scenario.targets if (checked := target.check(runs, floor))],
         skipped=skipped,
         failed=rounds.failed,
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.servers import LINK_BYTES_PER_SECOND
+from benchmarks.targets import FLOOR, Target
+
 KEEP, DROP = True, False
 
 _EVERYONE = (
@@ -17,6 +20,26 @@ _EVERYONE = (
     "runai",
     "fastsafetensors",
     "tensorizer",
+)
+
+_LINK_CONTENDERS = (
+    "sockets-64",
+    "weightstream",
+    "weightstream-16",
+    "weightstream-32",
+    "weightstream-64",
+    "weightstream-128",
+    "obstore-16",
+    "obstore-64",
+    "runai-s3-16",
+    "runai-s3-32",
+    "runai-s3-64",
+)
+_LINK_CONNECTIONS = 64
+# Two runs of the same thing differ by a percent or two: that is not "slower".
+_NEVER_SLOWER = tuple(
+    Target(f"weightstream-{more}", "speed", 0.97, of=f"weightstream-{fewer}")
+    for fewer, more in ((16, 32), (32, 64), (64, 128))
 )
 
 
@@ -37,6 +60,11 @@ class Scenario:
     per_tensor: bool = False
     """Report microseconds a tensor rather than gigabytes a second."""
     sample_memory: bool = False
+    server: str = ""
+    """Name of the server to load from; empty: the disk."""
+    link_bytes_per_second: float = 0.0
+    """What all connections of a link together can bring; the floor of every time."""
+    targets: tuple[Target, ...] = ()
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -131,6 +159,73 @@ SCENARIOS: dict[str, Scenario] = {
             cache="cold",
             contenders=("fio", "weightstream", "safetensors", "safetensors-next", "runai", "fastsafetensors"),
             baseline="safetensors",
+        ),
+        Scenario(
+            name="http-loopback",
+            question="How fast, and at what cost in CPU time, does a file come over HTTP when the network is no limit?",
+            data="llama-4gb",
+            cache="warm",
+            contenders=(
+                "sockets-4",
+                "sockets-16",
+                "weightstream",
+                "obstore-16",
+                "obstore-32",
+                "obstore-64",
+                "runai-s3",
+                "boto3-16",
+            ),
+            baseline="sockets-16",
+            server="http",
+            targets=(
+                Target("weightstream", "CPU-s/GB", 0.5),
+                Target("weightstream", "CPU-s/GB", 0.75, of="obstore-16"),
+                Target("weightstream", "CPU-s/GB", 0.25, of="runai-s3"),
+                Target("weightstream", "speed", 0.95, of="sockets-16"),
+            ),
+        ),
+        Scenario(
+            name="https-loopback",
+            question="The same through TLS: what is left of it?",
+            data="llama-4gb",
+            cache="warm",
+            contenders=("weightstream", "obstore-16", "obstore-32", "obstore-64", "runai-s3", "boto3-16"),
+            baseline="obstore-16",
+            server="https",
+        ),
+        Scenario(
+            name="link-25",
+            question="How close does a load come to what 64 connections of 25 MB/s can bring, without tuning?",
+            data="llama-4gb",
+            cache="warm",
+            contenders=_LINK_CONTENDERS,
+            baseline="sockets-64",
+            server="link-25",
+            link_bytes_per_second=_LINK_CONNECTIONS * LINK_BYTES_PER_SECOND,
+            targets=(Target("weightstream", "seconds", 1.25, of=FLOOR), *_NEVER_SLOWER),
+        ),
+        Scenario(
+            name="link-25-50ms",
+            question="The same where each response begins after 50 ms.",
+            data="llama-4gb",
+            cache="warm",
+            contenders=_LINK_CONTENDERS,
+            baseline="sockets-64",
+            server="link-25-50ms",
+            link_bytes_per_second=_LINK_CONNECTIONS * LINK_BYTES_PER_SECOND,
+            targets=(Target("weightstream", "seconds", 1.4, of=FLOOR), *_NEVER_SLOWER),
+        ),
+        Scenario(
+            name="http-memory-limit",
+            question="What does a memory limit cost over HTTP, and is it kept, when the consumer drops each tensor?",
+            data="llama-layers",
+            cache="warm",
+            contenders=("weightstream", "weightstream-256m", "runai-s3", "runai-s3-256m"),
+            baseline="weightstream",
+            consumer_keeps=DROP,
+            sample_memory=True,
+            server="http",
+            targets=(Target("weightstream-256m", "peak memory growth, GB", (256 + 150) * 2**20 / 1e9),),
         ),
     )
 }

@@ -25,6 +25,9 @@ if [[ ! -d "$next" ]]; then
     "${pip[@]}" --target "$next" safetensors==0.9.0rc1
 fi
 
+# What the peers are compared with over HTTP, and the server of the slow links.
+"$here/tools/build.sh" "$environment/benchmark-tools"
+
 if ! $peers_only; then
     "${pip[@]}" --no-build-isolation --force-reinstall --config-settings=build-dir="$root/build/bench" "$root"
     # Results tell which commit was built, which need not be the one that is checked out when they are measured.
@@ -35,6 +38,9 @@ if "$environment/bin/python" -m pip list --disable-pip-version-check 2>/dev/null
     echo "CUDA packages came along; the list in benchmarks/requirements.txt is to blame" >&2
     exit 1
 fi
+{ command -v nginx || PATH=/usr/sbin:/sbin command -v nginx; } >/dev/null ||
+    echo "nginx is not installed (Debian, Ubuntu: apt-get install nginx-light): http scenarios will not run" >&2
+command -v openssl >/dev/null || echo "openssl is not installed: https-loopback will not run" >&2
 command -v fio >/dev/null || echo "fio is not installed: the disk's own limit will be left out" >&2
 ldconfig -p | grep --quiet libsodium || echo "libsodium is not installed: tensorizer will not start" >&2
 echo "ready: $environment/bin/python -m benchmarks list   (in $root)"

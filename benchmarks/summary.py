@@ -13,10 +13,20 @@ def _cpu(run: Run) -> float:
     return float(run["cpu_user"] + run["cpu_system"])
 
 
+def cpu_per_gigabyte(run: Run) -> float:
+    """CPU seconds of the loader's process for each GB that it delivered."""
+    return _cpu(run) / float(run["bytes"]) * 1e9
+
+
+def rate(run: Run) -> float:
+    """Bytes per second."""
+    return float(run["bytes"] / run["seconds"])
+
+
 def _ratios(runs: list[Run], baseline: list[Run]) -> list[float]:
     """How many times as fast as the baseline, round by round. Compared per byte: fio leaves a few out at the end."""
-    rate = {run["round"]: run["bytes"] / run["seconds"] for run in baseline}
-    return [run["bytes"] / run["seconds"] / rate[run["round"]] for run in runs if run["round"] in rate]
+    base = {run["round"]: rate(run) for run in baseline}
+    return [rate(run) / base[run["round"]] for run in runs if run["round"] in base]
 
 
 def of_loads(runs: list[Run], baseline: list[Run]) -> dict[str, float | None]:
@@ -31,11 +41,12 @@ def of_loads(runs: list[Run], baseline: list[Run]) -> dict[str, float | None]:
         "seconds": middle(lambda run: run["seconds"]),
         "seconds_min": min(run["seconds"] for run in runs),
         "seconds_max": max(run["seconds"] for run in runs),
-        "gigabytes_per_second": middle(lambda run: run["bytes"] / run["seconds"] / 1e9),
+        "gigabytes_per_second": middle(lambda run: rate(run) / 1e9),
         "ratio": median(ratios) if ratios else None,
         "ratio_min": min(ratios, default=None),
         "ratio_max": max(ratios, default=None),
-        "cpu_seconds_per_gigabyte": middle(lambda run: _cpu(run) / run["bytes"] * 1e9),
+        "cpu_seconds_per_gigabyte": middle(cpu_per_gigabyte),
+        "server_cpu_seconds_per_gigabyte": middle(lambda run: run["server_cpu"] / run["bytes"] * 1e9, "server_cpu"),
         "first_tensor": middle(lambda run: run["first_tensor"], "first_tensor"),
         "microseconds_per_tensor": middle(lambda run: run["seconds"] / run["tensors"] * 1e6, "tensors"),
         "cpu_microseconds_per_tensor": middle(lambda run: _cpu(run) / run["tensors"] * 1e6, "tensors"),

@@ -46,6 +46,7 @@ class Job:
 
     contender: str
     files: list[str]
+    """Paths or URLs."""
     primer: list[str]
     keep: bool
     """True: the consumer holds every tensor until the end. False: it drops each before it takes the next."""
@@ -121,7 +122,6 @@ class _Run:
     def __init__(self, loader: Loader, job: Job) -> None:
         self._loader = loader
         self._job = job
-        self._files = [Path(name) for name in job.files]
         self._held: dict[str, Any] = {}
 
     def measure(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class _Run:
         first = 0.0
         count = nbytes = 0
         start = Sample.now()
-        for name, tensor in self._loader.load(self._files):
+        for name, tensor in self._loader.load(self._job.files):
             if touch:
                 touch(tensor)
             if not count:
@@ -163,7 +163,7 @@ class _Run:
         """Compare what is held, or else a second load, with the checksums."""
         expected = json.loads(Path(self._job.checksums).read_text())["checksums"]
         again: Iterator[tuple[str, Any]] = (
-            iter(self._held.items()) if self._job.keep else self._loader.load(self._files)
+            iter(self._held.items()) if self._job.keep else self._loader.load(self._job.files)
         )
         wrong = []
         for name, tensor in again:
@@ -201,7 +201,7 @@ def _serve(line: _Line) -> None:
     if job.convert:
         line.say("converted", files=[str(path) for path in loader.converted([Path(name) for name in job.files])])
         return
-    for _, tensor in loader.load([Path(name) for name in job.primer]):
+    for _, tensor in loader.load(job.primer):
         _flat(tensor).sum()
         del tensor
     loader.close()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.contenders.base import Loader
+from benchmarks.tools import SOCKET_CLIENT
 
 DISK = "fio"
 
@@ -34,6 +35,8 @@ class Contender:
     """Environment variables of the worker."""
     own_format: bool = False
     """True when it reads a format of its own, into which the files must be converted first."""
+    from_urls: bool = False
+    """True when it loads from servers only."""
 
     @property
     def is_program(self) -> bool:
@@ -43,6 +46,8 @@ class Contender:
         """Why it cannot run here, or None when it can."""
         if self.is_program:
             return None if shutil.which(self.needs) else f"the program {self.needs} is not installed"
+        if self.needs == str(SOCKET_CLIENT):
+            return None if SOCKET_CLIENT.is_file() else "the socket client is not built; run benchmarks/setup.sh"
         return None if importlib.util.find_spec(self.needs) else f"the package {self.needs} is not installed"
 
     def loader(self) -> Loader:
@@ -53,6 +58,34 @@ class Contender:
 
 def _weightstream(suffix: str, what: str, **options: Any) -> Contender:
     return Contender(f"weightstream{suffix}", "weightstream", "weightstream", what, options)
+
+
+def _weightstream_at(concurrency: int) -> Contender:
+    what = f"weightstream, concurrency={concurrency}"
+    return Contender(f"weightstream-{concurrency}", "weightstream", "weightstream", what, {"concurrency": concurrency})
+
+
+def _sockets(connections: int) -> Contender:
+    what = f"bare sockets, {connections} threads, recv into fresh memory"
+    options = {"connections": connections}
+    return Contender(f"sockets-{connections}", "sockets", str(SOCKET_CLIENT), what, options, from_urls=True)
+
+
+def _threads(name: str, concurrency: int) -> Contender:
+    what = f"{name}, {concurrency} ranges of 8 MiB at a time"
+    return Contender(f"{name}-{concurrency}", name, name, what, {"concurrency": concurrency}, from_urls=True)
+
+
+def _runai_s3(suffix: str, what: str, **variables: str) -> Contender:
+    # Path style, because the server has no domain of its own for each bucket.
+    environment = {"RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0", **variables}
+    name = f"runai-s3{suffix}"
+    return Contender(name, "runai", "runai_model_streamer_s3", what, environment=environment, from_urls=True)
+
+
+def _runai_s3_at(concurrency: int) -> Contender:
+    what = f"Run:ai model streamer, S3, RUNAI_STREAMER_CONCURRENCY={concurrency}"
+    return _runai_s3(f"-{concurrency}", what, RUNAI_STREAMER_CONCURRENCY=str(concurrency))
 
 
 def _safetensors(suffix: str, what: str, **options: Any) -> Contender:
@@ -88,6 +121,17 @@ CONTENDERS: dict[str, Contender] = {
         Contender(
             "tensorizer", "tensorizer", "tensorizer", "tensorizer, from a file in its own format", own_format=True
         ),
+        *(_weightstream_at(concurrency) for concurrency in (16, 32, 64, 128)),
+        *(_sockets(connections) for connections in (4, 16, 64)),
+        *(_threads("obstore", concurrency) for concurrency in (16, 32, 64)),
+        _threads("boto3", 16),
+        _runai_s3("", "Run:ai model streamer, S3, everything at its default"),
+        _runai_s3(
+            "-256m",
+            "Run:ai model streamer, S3, RUNAI_STREAMER_MEMORY_LIMIT of 256 MiB",
+            RUNAI_STREAMER_MEMORY_LIMIT=str(256 << 20),
+        ),
+        *(_runai_s3_at(concurrency) for concurrency in (16, 32, 64)),
         Contender(DISK, "fio", "fio", "fio, direct reads of the same files into reused buffers: the disk's own limit"),
     )
 }

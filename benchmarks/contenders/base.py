@@ -27,8 +27,8 @@ class Loader:
         """The files in the format that this loader reads. Called by the parent's converter, never in a timed part."""
         return list(files)
 
-    def load(self, files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield every tensor of the files on the CPU, valid for as long as the caller holds it."""
+    def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every tensor of some files (paths or URLs) on the CPU, valid for as long as the caller holds it."""
         raise NotImplementedError
 
     def stats(self) -> dict[str, Any]:

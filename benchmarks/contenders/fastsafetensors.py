@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +17,10 @@ class Contender(Loader):
     def __init__(self) -> None:
         self._opened: list[Any] = []
 
-    def load(self, files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
         loader = SafeTensorsFileLoader(pg=None, device="cpu", nogds=True)
         self._opened.append(loader)
-        loader.add_filenames({0: [str(path) for path in files]})
+        loader.add_filenames({0: list(locations)})
         buffers = loader.copy_files_to_device()
         self._opened.append(buffers)
         for name in loader.get_keys():

@@ -33,8 +33,8 @@ class Contender(Loader):
     def version(self) -> str:
         return self._safetensors.__version__
 
-    def load(self, files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-        for path in files:
+    def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for path in locations:
             if self._way == "load":
                 yield from self._safetensors.torch.load_file(path, backend=self._backend).items()
                 continue

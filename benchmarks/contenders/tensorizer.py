@@ -33,8 +33,8 @@ class Contender(Loader):
             made.append(target)
         return made
 
-    def load(self, files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-        for path in files:
+    def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for path in locations:
             deserializer = TensorDeserializer(path, device="cpu")
             self._opened.append(deserializer)
             yield from deserializer.items()

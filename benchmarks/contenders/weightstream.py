@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +20,9 @@ class Contender(Loader):
         self._stats: dict[str, Any] = {}
         self.touches_needed = options.get("backend") == "mmap"
 
-    def load(self, files: Sequence[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-        with ws.stream(list(files), **self._options) as stream:
+    def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        location = locations[0] if len(locations) == 1 else list(locations)
+        with ws.stream(location, **self._options) as stream:
             yield from stream
             self._stats = stream.stats.as_dict()
         # By the file's own name: results are committed, and say nothing of where the machine keeps its files.
