@@ -46,8 +46,11 @@ class Checkpoint(Mapping[str, TensorInfo]):
     def _open(cls, location: sources.Location, settings: _config.Settings) -> Checkpoint:
         resolved = sources.resolve(location, settings.storage_options)
         weight_map = None if resolved.weight_map is None else list(resolved.weight_map.items())
-        core = CoreCheckpoint.open([os.fsencode(path) for path in resolved.paths], weight_map)
-        return cls(core, resolved.paths, settings)
+        paths = [source.path for source in resolved.sources if isinstance(source, sources.LocalSource)]
+        if len(paths) != len(resolved.sources):
+            raise ConfigError("remote storage is not readable yet; copy the checkpoint to a local disk")
+        core = CoreCheckpoint.open([os.fsencode(path) for path in paths], weight_map)
+        return cls(core, paths, settings)
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self._info(self._index(name))

@@ -1,4 +1,4 @@
-"""From a location to readable sources. What leaves here is plain: paths, and what an index says about them."""
+"""From a location to readable sources. What leaves here is plain: paths, URLs, and what an index says about them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,42 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Union
 
 from .._errors import ConfigError, FormatError
 from . import local
+from .remote import TRANSPORT_OPTIONS, Access, File, LocalSource, RemoteSource, Source, Transport, printable
+
+__all__ = [
+    "Access",
+    "File",
+    "LocalSource",
+    "Location",
+    "RemoteSource",
+    "Resolved",
+    "Source",
+    "Transport",
+    "list_files",
+    "resolve",
+]
 
 Location = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"]]]
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+# The module that knows a scheme. Each has OPTIONS, the names that it takes in storage_options; split(location) into
+# the root of a store and a key; and connect(root, options), which opens the store.
+_BACKENDS = {
+    "s3": "s3",
+    "gs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "http": "http",
+    "https": "http",
+    "hf": "hf",
+}
 
 
 @dataclass
@@ -21,50 +49,124 @@ class Resolved:
     """The sources of a checkpoint.
 
     Attributes:
-        paths: one local path per source, in the order in which they are streamed.
-        weight_map: tensor name -> position in `paths`, as an index says; None without an index.
+        sources: in the order in which they are streamed.
+        weight_map: tensor name -> position in `sources`, as an index says; None without an index.
 
     """
 
-    paths: list[str] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
     weight_map: dict[str, int] | None = None
 
 
 def resolve(location: Location, storage_options: Mapping[str, Any]) -> Resolved:
     """Finds the sources of `location`: a file, an index, a directory, a glob, or a sequence of these.
 
+    Each may be a local path or a URL: ``s3://``, ``gs://``, ``az://``, ``http://``, ``https://`` or ``hf://``.
+
     Raises:
         NotFoundError: nothing is there.
-        AuthError: a directory or an index may not be read.
+        AuthError: a directory, a bucket or an index may not be read.
         FormatError: an index that is not valid, or two that differ on a tensor.
-        ConfigError: a location that cannot be resolved: an unknown scheme, an empty list, an ambiguous directory.
+        ConfigError: a location that cannot be resolved: an unknown scheme, an empty list, an ambiguous directory; or
+            storage_options that none of the locations takes.
+        ThrottledError, ServerError, TimeoutError: a storage service that fails or cannot be reached.
 
     """
-    parts: Sequence[Any] = [location] if isinstance(location, (str, os.PathLike)) else location
-    if not isinstance(parts, Sequence) or type(parts) in (bytes, bytearray):
-        raise ConfigError(f"a location is a path or a sequence of paths, not {type(location).__name__}")
-    if not parts:
-        raise ConfigError("the location is an empty list; name at least one file")
-    if storage_options:
-        raise ConfigError(f"local files take no storage_options, but these were given: {', '.join(storage_options)}")
+    from .store import resolve as resolve_key
 
     resolved = Resolved()
     positions: dict[str, int] = {}
-    for part in parts:
-        found = local.resolve(_local_path(part))
-        for path in found.paths:
-            if path not in positions:
-                positions[path] = len(resolved.paths)
-                resolved.paths.append(path)
-        if found.weight_map is not None:
-            resolved.weight_map = resolved.weight_map or {}
-            for name, shard in found.weight_map.items():
-                if resolved.weight_map.setdefault(name, positions[shard]) != positions[shard]:
-                    raise FormatError(f"tensor {name!r} is in two indexes, from different shards; load them one by one")
+    with _Stores(location, storage_options) as stores:
+        for part in stores.parts:
+            if _SCHEME.match(part):
+                found = resolve_key(*stores.of(part))
+                sources, weight_map = found.sources, found.weight_map
+            else:
+                sources, weight_map = _local(part)
+            for source in sources:
+                if positions.setdefault(_identity(source), len(resolved.sources)) == len(resolved.sources):
+                    resolved.sources.append(source)
+            if weight_map is not None:
+                resolved.weight_map = resolved.weight_map or {}
+                for name, shard in weight_map.items():
+                    position = positions[_identity(sources[shard])]
+                    if resolved.weight_map.setdefault(name, position) != position:
+                        raise FormatError(
+                            f"tensor {name!r} is in two indexes, from different shards; load them one by one"
+                        )
     return resolved
 
 
-def _local_path(part: Any) -> str:
+def list_files(location: Location, storage_options: Mapping[str, Any]) -> list[File]:
+    """All files of `location`, not only weights: those below a directory or prefix, or the file itself.
+
+    Raises:
+        FormatError: a key that is not the name of a file below the location, such as one with "..".
+        ConfigError: two files would have the same key; and as `resolve`.
+        NotFoundError, AuthError, ThrottledError, ServerError, TimeoutError: as `resolve`.
+
+    """
+    from .store import list_files as list_keys
+
+    files: dict[str, File] = {}
+    with _Stores(location, storage_options) as stores:
+        for part in stores.parts:
+            for file in list_keys(*stores.of(part)) if _SCHEME.match(part) else local.list_files(part):
+                if files.setdefault(file.key, file) is not file:
+                    raise ConfigError(f"two of the locations have a file {file.key!r}; copy them one by one")
+    return list(files.values())
+
+
+class _Stores:
+    """The parts of a location, and the store of each; one store per bucket, opened once, closed at the end."""
+
+    def __init__(self, location: Location, storage_options: Mapping[str, Any]) -> None:
+        parts: Sequence[Any] = [location] if isinstance(location, (str, os.PathLike)) else location
+        if not isinstance(parts, Sequence) or type(parts) in (bytes, bytearray):
+            raise ConfigError(f"a location is a path or a sequence of paths, not {type(location).__name__}")
+        if not parts:
+            raise ConfigError("the location is an empty list; name at least one file")
+        self.parts = [_part(part) for part in parts]
+        self._options = storage_options
+        self._opened: dict[tuple[str, str], Any] = {}
+        schemes = dict.fromkeys(match[1].lower() for match in map(_SCHEME.match, self.parts) if match)
+        self._modules = {scheme: import_module(f".{_BACKENDS[scheme]}", __name__) for scheme in schemes}
+        if storage_options and not schemes:
+            raise ConfigError(f"local files take no storage_options, but these were given: {_names(storage_options)}")
+        known = TRANSPORT_OPTIONS.union(*(module.OPTIONS for module in self._modules.values()))
+        unknown = [name for name in storage_options if name not in known]
+        if unknown:
+            raise ConfigError(
+                f"unknown storage_options for {', '.join(f'{scheme}://' for scheme in schemes)}: {_names(unknown)}; "
+                f"there are {', '.join(sorted(known))}"
+            )
+
+    def of(self, part: str) -> tuple[Any, str]:
+        """The store and the key of a URL."""
+        scheme = part.partition("://")[0].lower()
+        module = self._modules[scheme]
+        root, key = module.split(part)
+        if (scheme, root) not in self._opened:
+            takes = TRANSPORT_OPTIONS | module.OPTIONS
+            options = {name: value for name, value in self._options.items() if name in takes and value is not None}
+            self._opened[scheme, root] = module.connect(root, options)
+        return self._opened[scheme, root], key
+
+    def __enter__(self) -> _Stores:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for store in self._opened.values():
+            store.close()
+
+
+def _names(options: Any) -> str:
+    # Values may be secrets.
+    return ", ".join(map(str, options))
+
+
+def _part(part: Any) -> str:
+    """A URL as it is, or a local path."""
     if not isinstance(part, (str, os.PathLike)):
         raise ConfigError(f"a location is a path or a sequence of paths; {part!r} is neither")
     path = os.fspath(part)
@@ -72,8 +174,9 @@ def _local_path(part: Any) -> str:
         path = os.fsdecode(path)
     if not path:
         raise ConfigError("the location is an empty string")
+    scheme = _SCHEME.match(path)
     if "\0" in path:
-        raise ConfigError(f"a path must not contain a NUL character: {path!r}")
+        raise ConfigError(f"a path must not contain a NUL character: {printable(path) if scheme else path!r}")
     if path.startswith("file://"):
         from urllib.parse import unquote, urlsplit
 
@@ -81,7 +184,27 @@ def _local_path(part: Any) -> str:
         if url.netloc not in ("", "localhost"):
             raise ConfigError(f"{path!r} names a file on another host; only file:///path works")
         return unquote(url.path)
-    scheme = _SCHEME.match(path)
-    if scheme and not os.path.exists(path):
-        raise ConfigError(f"{scheme[0]} locations are not supported by this version; give a local path")
+    if scheme and scheme[1].lower() not in _BACKENDS:
+        raise ConfigError(
+            f"{scheme[0]} locations are not supported; there are {', '.join(f'{name}://' for name in _BACKENDS)}, "
+            "and local paths"
+        )
+    if not scheme and path.startswith("~") and not os.path.lexists(path):
+        return os.path.expanduser(path)
     return path
+
+
+def _local(path: str) -> tuple[list[Source], dict[str, int] | None]:
+    found = local.resolve(path)
+    sources: list[Source] = [LocalSource(path) for path in found.paths]
+    if found.weight_map is None:
+        return sources, None
+    positions = {path: position for position, path in enumerate(found.paths)}
+    return sources, {name: positions[path] for name, path in found.weight_map.items()}
+
+
+def _identity(source: Source) -> str:
+    """What tells two sources apart. The name of a URL lacks its query, which may be all that differs."""
+    if isinstance(source, RemoteSource) and source.name.startswith(("http://", "https://")):
+        return source.access.url
+    return source.name

@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import re
+import stat
 from dataclasses import dataclass
+from typing import NoReturn
 
 from .._errors import AuthError, ConfigError, NotFoundError, StorageError
 from .index import INDEX_SUFFIX, read_weight_map
-
-SUFFIX = ".safetensors"
-DEFAULT_INDEX = "model" + INDEX_SUFFIX
-_CONSOLIDATED = re.compile(r"consolidated\b.*\.safetensors")
-_DIGITS = re.compile(r"(\d+)")
+from .names import NO_WEIGHTS, choose, natural
+from .remote import File, LocalSource
 
 
 @dataclass
@@ -36,27 +34,22 @@ def resolve(path: str) -> Found:
     return Found([path])  # the core opens it, and says precisely what is wrong with it
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sorts shard-2 before shard-10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name)]
-
-
 def _glob(pattern: str) -> Found:
     paths = [path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)]
     if not paths:
         raise NotFoundError("no file matches", source=pattern, errno=errno.ENOENT)
-    return Found(sorted(paths, key=_natural))
+    return Found(sorted(paths, key=natural))
 
 
 def _index(path: str) -> Found:
     folder = os.path.dirname(path)
     weight_map = {name: os.path.join(folder, shard) for name, shard in read_weight_map(path).items()}
-    return Found(sorted(set(weight_map.values()), key=_natural), weight_map)
+    return Found(sorted(set(weight_map.values()), key=natural), weight_map)
 
 
 def _directory(path: str) -> Found:
     try:
-        names = sorted(os.listdir(path), key=_natural)
+        names = os.listdir(path)
     except PermissionError as error:
         raise AuthError(
             "permission denied: this user may not list the directory", source=path, errno=error.errno
@@ -64,19 +57,44 @@ def _directory(path: str) -> Found:
     except OSError as error:
         raise StorageError(f"cannot list the directory: {error.strerror}", source=path, errno=error.errno) from None
 
-    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
-    if DEFAULT_INDEX in indexes:
-        return _index(os.path.join(path, DEFAULT_INDEX))
-    if len(indexes) == 1:
-        return _index(os.path.join(path, indexes[0]))
-    if indexes:
-        raise ConfigError(
-            f"the directory has several indexes, and none is {DEFAULT_INDEX}: {', '.join(indexes)}; name one of them",
-            source=path,
-        )
-    files = [name for name in names if name.endswith(SUFFIX)]
-    # Some models come twice, as shards and as one consolidated file of the same weights under other names.
-    shards = [name for name in files if not _CONSOLIDATED.fullmatch(name)] or files
-    if not shards:
-        raise NotFoundError(f"the directory has no *{SUFFIX} file and no index", source=path, errno=errno.ENOENT)
-    return Found([os.path.join(path, name) for name in shards])
+    choice = choose(names, path)
+    if choice.index:
+        return _index(os.path.join(path, choice.index))
+    if not choice.shards:
+        raise NotFoundError(f"the directory {NO_WEIGHTS}", source=path, errno=errno.ENOENT)
+    return Found([os.path.join(path, name) for name in choice.shards])
+
+
+def list_files(path: str) -> list[File]:
+    """All files below a directory, those that match a glob, or the file itself.
+
+    Links to folders are not followed: they may lead out, or in circles.
+    """
+    if os.path.isdir(path):
+        found = [os.path.join(folder, name) for folder, _, names in os.walk(path, onerror=_fail) for name in names]
+        base = path
+    elif not os.path.lexists(path) and glob.has_magic(path):
+        found = _glob(path).paths
+        base = os.path.dirname(path[: path.index(next(char for char in path if char in "*?["))])
+    else:
+        found, base = [path], os.path.dirname(path)
+    return [_file(one, os.path.relpath(one, base or os.curdir)) for one in sorted(found, key=natural)]
+
+
+def _file(path: str, key: str) -> File:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        _fail(error)
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError("not a regular file", source=path)
+    return File(key, status.st_size, LocalSource(path))
+
+
+def _fail(error: OSError) -> NoReturn:
+    path = os.fsdecode(error.filename)
+    if isinstance(error, FileNotFoundError):
+        raise NotFoundError("no such file", source=path, errno=error.errno) from None
+    if isinstance(error, PermissionError):
+        raise AuthError("permission denied: this user may not read it", source=path, errno=error.errno) from None
+    raise StorageError(f"cannot read it: {error.strerror}", source=path, errno=error.errno) from None

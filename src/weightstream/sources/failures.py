@@ -1,0 +1,116 @@
+"""What a storage service or the way to it said, as one of our errors. Each backend's SDK errors come through here."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from .._errors import (
+    AuthError,
+    ConfigError,
+    NotFoundError,
+    ProtocolError,
+    ServerError,
+    SourceChangedError,
+    ThrottledError,
+    TimeoutError,
+    WeightstreamError,
+)
+
+_KINDS: dict[int, type[WeightstreamError]] = {
+    401: AuthError,
+    403: AuthError,
+    404: NotFoundError,
+    408: TimeoutError,
+    410: NotFoundError,
+    412: SourceChangedError,
+    429: ThrottledError,
+    503: ThrottledError,
+}
+
+# What an exception chain holds, by the names that urllib3, requests, httpx, botocore and ssl give: what went wrong.
+_UNREACHABLE = (
+    (("CERTIFICATE_VERIFY_FAILED", "certificate verify failed"), "its TLS certificate is not trusted"),
+    (("SSLError", "SSLV3", "SSL:", "TLSV1"), "the TLS handshake failed"),
+    (("NameResolutionError", "gaierror", "Name or service not known", "getaddrinfo"), "its name cannot be resolved"),
+    (("Connection refused", "ConnectionRefused"), "it refused the connection"),
+    (("ProxyError", "ProxyConnectionError"), "the proxy cannot be reached"),
+    (("ConnectTimeout",), "it did not answer in time"),
+    (("ReadTimeout", "timed out", "Timeout"), "it did not answer in time"),
+)
+_HINTS = {
+    "its TLS certificate is not trusted": "give its CA bundle with storage_options={'verify': PATH}",
+    "the TLS handshake failed": "is this an https endpoint?",
+    "its name cannot be resolved": "check the endpoint's name, and the network",
+    "it refused the connection": "check the endpoint's host and port",
+    "the proxy cannot be reached": "check HTTPS_PROXY and NO_PROXY",
+    "it did not answer in time": "check the endpoint, the network and its firewalls",
+}
+
+
+def answered(
+    status: int,
+    what: str,
+    *,
+    source: str,
+    code: str | None = None,
+    request_id: str | None = None,
+    kind: type[WeightstreamError] | None = None,
+    hint: str | None = None,
+) -> WeightstreamError:
+    """An answer that is a refusal. `what` failed; `hint` says what to do about it."""
+    if kind is None:
+        kind = _KINDS.get(status) or (ServerError if status >= 500 else ProtocolError)
+    return kind(
+        f"{what}; {hint}" if hint else what,
+        source=source,
+        status=status or None,
+        service_code=code or None,
+        request_id=request_id or None,
+    )
+
+
+def unreachable(error: BaseException, *, source: str, endpoint: str) -> WeightstreamError:
+    """No answer at all. The text of `error` may repeat a signed URL, so only what it means is told."""
+    said = _chain(error)
+    for marks, problem in _UNREACHABLE:
+        if any(mark in said for mark in marks):
+            kind = TimeoutError if "in time" in problem else ServerError
+            return kind(f"cannot reach {endpoint}: {problem}; {_HINTS[problem]}", source=source)
+    return ServerError(f"cannot reach {endpoint}: {type(error).__name__}", source=source)
+
+
+def sdk(module: str, extra: str, scheme: str) -> Any:
+    """Imports a module of an SDK.
+
+    Raises:
+        ConfigError: it is not installed; the command that installs it is in the message.
+
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise ConfigError(
+            f"{scheme}:// needs the package {module.partition('.')[0]}: pip install 'weightstream[{extra}]'"
+        ) from None
+
+
+def _chain(error: BaseException) -> str:
+    """Names and texts of an exception and all that it came from."""
+    said: list[str] = []
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting and len(seen) < 50:
+        one = waiting.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        said.append(f"{type(one).__name__} {one}")
+        waiting += [one.__cause__, one.__context__, getattr(one, "reason", None), getattr(one, "inner_exception", None)]
+        waiting += [part for part in one.args if isinstance(part, BaseException)]
+        kwargs = getattr(one, "kwargs", None)  # of botocore
+        if isinstance(kwargs, dict):
+            waiting.append(kwargs.get("error"))
+    return " ".join(said)

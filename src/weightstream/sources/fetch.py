@@ -1,0 +1,47 @@
+"""A whole small object through the core: by the same endpoint, credentials, TLS settings and retries as tensors."""
+
+from __future__ import annotations
+
+import time
+from importlib import import_module
+from typing import Any
+
+from .._errors import FormatError, ProtocolError
+from .remote import RemoteSource
+from .renewal import Renewer
+
+_PIECE = 8 << 20
+
+
+def fetch(source: RemoteSource, most_bytes: int) -> bytes:
+    """The bytes of `source`.
+
+    Raises:
+        FormatError: it is larger than `most_bytes`.
+        WeightstreamError: what reading it met.
+
+    """
+    core: Any = import_module("weightstream._core")
+    with Renewer([source]) as renewer:
+        opened = core.Sources.open(renewer.objects)
+        size: int = opened.size(0)
+        if size > most_bytes:
+            raise FormatError(f"it has {size} bytes, more than the {most_bytes} that it may have", source=source.name)
+        head = opened.head(0)[:size]
+        data = bytearray(size)
+        data[: len(head)] = head
+        pieces = [(0, begin, min(begin + _PIECE, size)) for begin in range(len(head), size, _PIECE)]
+        missing = len(pieces)
+        if pieces:
+            stream = core.RawStream.start(opened, pieces, memory_limit=0, concurrency=0, called=time.monotonic())
+            try:
+                while batch := stream.next():
+                    for number, buffer in batch:
+                        _, begin, end = pieces[number]
+                        data[begin:end] = memoryview(buffer)
+                        missing -= 1
+            finally:
+                stream.close()
+    if missing or len(data) != size:
+        raise ProtocolError("the reader ended before all of it was read", source=source.name, expected=size)
+    return bytes(data)

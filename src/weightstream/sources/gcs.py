@@ -1,0 +1,283 @@
+"""``gs://bucket/object``: Google Cloud Storage, by its JSON API with the credentials of google-auth.
+
+google-auth finds credentials as it does everywhere: GOOGLE_APPLICATION_CREDENTIALS, gcloud's application default
+credentials, workload identity, the metadata server. storage_options: `credentials` (a google.auth object),
+`credentials_file` (a path), `anonymous` for public buckets, `user_project` (who pays), `endpoint_url`.
+STORAGE_EMULATOR_HOST names an emulator, which is asked without credentials unless some are given.
+
+Objects are read with a bearer token, which is made anew before it ends. A listing's generation is demanded of every
+answer, so that an object that is replaced is noticed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from datetime import timezone
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from .._errors import AuthError, ConfigError, NotFoundError, ServerError, TimeoutError, WeightstreamError
+from . import failures
+from .keys import split_bucket
+from .remote import Access, RemoteSource, Transport, guard_credentials
+from .store import Entry, Store
+
+OPTIONS = frozenset({"credentials", "credentials_file", "anonymous", "user_project", "endpoint_url"})
+
+_ENDPOINT = "https://storage.googleapis.com"
+_SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
+_TIMEOUT = (5, 8)  # seconds: to connect, and between bytes
+_PAGE = 1000
+
+
+def split(location: str) -> tuple[str, str]:
+    """The bucket, and the name or prefix of objects."""
+    return split_bucket(location, "gs://bucket/object")
+
+
+def connect(root: str, options: Mapping[str, Any]) -> Store:
+    """Opens `root`, a bucket."""
+    where = f"gs://{root}"
+    requests = failures.sdk("requests", "gcs", "gs")
+    auth_requests = failures.sdk("google.auth.transport.requests", "gcs", "gs")
+    transport = Transport.of(options)
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    endpoint = str(options.get("endpoint_url") or emulator or _ENDPOINT).rstrip("/")
+    if "://" not in endpoint:
+        endpoint = f"http://{endpoint}"
+    plain = requests.Session()
+    _prepare(plain, transport)
+    credentials = _credentials(options, bool(emulator), auth_requests.Request(plain), where)
+    if credentials is None:
+        session = plain
+    else:
+        guard_credentials(endpoint, transport, "the bearer token")
+        session = auth_requests.AuthorizedSession(credentials, auth_request=auth_requests.Request(plain))
+        _prepare(session, transport)
+    return GcsStore(root, endpoint, session, plain, credentials, transport, options.get("user_project"))
+
+
+class GcsStore(Store):
+    """One bucket."""
+
+    def __init__(
+        self,
+        bucket: str,
+        endpoint: str,
+        session: Any,
+        plain: Any,
+        credentials: Any,
+        transport: Transport,
+        user_project: str | None,
+    ) -> None:
+        self._bucket = bucket
+        self._endpoint = endpoint
+        self._session = session
+        self._plain = plain
+        self._credentials = credentials
+        self._transport = transport
+        self._project = {"userProject": user_project} if user_project else {}
+
+    def name(self, key: str) -> str:
+        """As a gs:// URL."""
+        return f"gs://{self._bucket}/{key}"
+
+    def entries(self, prefix: str, recursive: bool) -> Iterable[Entry]:
+        """By the list request of the JSON API."""
+        query = {"prefix": prefix, "maxResults": str(_PAGE), "fields": "items(name,size,generation),nextPageToken"}
+        if not recursive:
+            query["delimiter"] = "/"
+        while True:
+            page = self._get(f"{self._objects()}?{urlencode({**query, **self._project})}", prefix, "list the bucket")
+            for found in page.get("items", ()):
+                yield _entry(found)
+            if not page.get("nextPageToken"):
+                return
+            query["pageToken"] = page["nextPageToken"]
+
+    def find(self, key: str) -> Entry:
+        """By the object's metadata."""
+        query = urlencode({"fields": "name,size,generation", **self._project})
+        return _entry(self._get(f"{self._objects()}/{quote(key, safe='')}?{query}", key, "read the object"))
+
+    def source(self, entry: Entry) -> RemoteSource:
+        """By the media URL."""
+        version = {"ifGenerationMatch": entry.version} if entry.version else {}
+        query = urlencode({"alt": "media", **version, **self._project})
+        url = f"{self._objects()}/{quote(entry.key, safe='')}?{query}"
+        renew = None if self._credentials is None else lambda: self._access(url, entry.key, anew=True)
+        access = self._access(url, entry.key, anew=False)
+        return RemoteSource(self.name(entry.key), access, entry.size, None, renew, self._transport)
+
+    def close(self) -> None:
+        """Closes idle connections; the sessions open them again when they need them."""
+        self._session.close()
+        self._plain.close()
+
+    def _objects(self) -> str:
+        return f"{self._endpoint}/storage/v1/b/{quote(self._bucket, safe='')}/o"
+
+    def _access(self, url: str, key: str, anew: bool) -> Access:
+        if self._credentials is None:
+            return Access(url)
+        headers: dict[str, str] = {}
+        try:
+            if anew or not self._credentials.valid:
+                request = failures.sdk("google.auth.transport.requests", "gcs", "gs").Request(self._plain)
+                self._credentials.refresh(request)
+            self._credentials.apply(headers)
+        except Exception as error:
+            raise self._translated(error, key) from None
+        finally:
+            if anew:
+                self._plain.close()
+        expiry = self._credentials.expiry
+        if expiry is None:
+            return Access(url, headers)
+        return Access(url, headers, expiry.replace(tzinfo=expiry.tzinfo or timezone.utc).timestamp())
+
+    def _get(self, url: str, key: str, doing: str) -> Mapping[str, Any]:
+        try:
+            response = self._session.get(url, timeout=_TIMEOUT, allow_redirects=False)
+        except Exception as error:
+            raise self._translated(error, key) from None
+        if response.status_code != 200:
+            raise self._refused(response, key, doing)
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise failures.answered(
+                200,
+                f"{self._endpoint} is no Cloud Storage: it answered something else than JSON",
+                source=self.name(key),
+            )
+        return body
+
+    def _refused(self, response: Any, key: str, doing: str) -> WeightstreamError:
+        said = _reason(response)
+        at = f"bucket {self._bucket!r} at {self._endpoint}"
+        what, hint = f"cannot {doing}: {at}", None
+        status = response.status_code
+        if status == 404 and (doing == "list the bucket" or "bucket does not exist" in said.message.lower()):
+            what, hint = f"there is no {at}", "check its name and the endpoint"
+        elif status == 404:
+            what, hint = f"there is no such object in {at}", "check its name"
+        elif status in (401, 403) and self._credentials is None:
+            hint = "it is not public: leave out anonymous, and log in with `gcloud auth application-default login`"
+        elif status == 401:
+            hint = "the credentials are not valid any more: log in again"
+        elif status == 403:
+            action = "storage.objects.list" if doing == "list the bucket" else "storage.objects.get"
+            hint = f"this identity needs {action}"
+        elif status == 400 and "requester pays" in said.message.lower():
+            hint = "give storage_options={'user_project': PROJECT}"
+        return failures.answered(
+            status,
+            what,
+            source=self.name(key),
+            code=said.reason,
+            request_id=response.headers.get("x-guploader-uploadid"),
+            kind=NotFoundError if status == 404 else None,
+            hint=hint,
+        )
+
+    def _translated(self, error: Exception, key: str) -> WeightstreamError:
+        return _translated(error, self.name(key), self._endpoint)
+
+
+class _Reason:
+    """The service's own words: `message` is only looked at, never repeated."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        self.message = message
+
+
+def _reason(response: Any) -> _Reason:
+    try:
+        error = response.json()["error"]
+        return _Reason(str(error["errors"][0]["reason"]), str(error.get("message", "")))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return _Reason("", "")
+
+
+def _entry(found: Mapping[str, Any]) -> Entry:
+    size = found.get("size")
+    generation = found.get("generation")
+    return Entry(
+        found["name"], None if size is None else int(size), version=None if not generation else str(generation)
+    )
+
+
+def _prepare(session: Any, transport: Transport) -> None:
+    adapters = failures.sdk("requests.adapters", "gcs", "gs")
+    retry = failures.sdk("urllib3.util.retry", "gcs", "gs")
+    session.verify = transport.sdk_verify
+    policy = retry.Retry(
+        total=2,
+        connect=1,
+        read=1,
+        backoff_factor=0.5,
+        status_forcelist=(408, 429, 500, 502, 503, 504),
+        respect_retry_after_header=False,  # it could ask for more than our half minute
+        raise_on_status=False,
+    )
+    session.mount("https://", adapters.HTTPAdapter(max_retries=policy))
+    session.mount("http://", adapters.HTTPAdapter(max_retries=policy))
+
+
+def _credentials(options: Mapping[str, Any], emulated: bool, request: Any, where: str) -> Any:
+    """None: to be asked without any."""
+    auth = failures.sdk("google.auth", "gcs", "gs")
+    given = [name for name in ("credentials", "credentials_file", "anonymous") if options.get(name)]
+    if len(given) > 1:
+        raise ConfigError(f"storage_options has {' and '.join(given)}; give one of them", source=where)
+    if options.get("anonymous"):
+        return None
+    if options.get("credentials") is not None:
+        if not hasattr(options["credentials"], "apply"):
+            raise ConfigError("storage_options['credentials'] must be of google.auth", source=where)
+        return options["credentials"]
+    try:
+        if options.get("credentials_file"):
+            path = os.path.expanduser(options["credentials_file"])
+            return auth.load_credentials_from_file(path, scopes=[_SCOPE], request=request)[0]
+        if emulated:
+            return None
+        return auth.default(scopes=[_SCOPE], request=request)[0]
+    except Exception as error:
+        raise _translated(error, where, "Google's token service") from None
+
+
+def _translated(error: Exception, source: str, endpoint: str) -> WeightstreamError:
+    if isinstance(error, WeightstreamError):
+        return error
+    exceptions = failures.sdk("google.auth.exceptions", "gcs", "gs")
+    requests = failures.sdk("requests", "gcs", "gs")
+    if isinstance(error, exceptions.DefaultCredentialsError):
+        return AuthError(
+            "there are no usable Google credentials; run `gcloud auth application-default login`, set "
+            "GOOGLE_APPLICATION_CREDENTIALS to a credentials file that is there, or for a public bucket give "
+            "storage_options={'anonymous': True}",
+            source=source,
+        )
+    if isinstance(error, exceptions.TransportError):
+        return failures.unreachable(error, source=source, endpoint="Google's token service")
+    if isinstance(error, exceptions.RefreshError):
+        return AuthError(
+            "Google refused to renew the credentials; run `gcloud auth application-default login` again, or check the "
+            "service account",
+            source=source,
+        )
+    if isinstance(error, exceptions.GoogleAuthError):
+        return AuthError(f"the Google credentials cannot be used ({type(error).__name__})", source=source)
+    if isinstance(error, requests.RequestException):
+        return failures.unreachable(error, source=source, endpoint=endpoint)
+    if isinstance(error, FileNotFoundError):
+        return ConfigError("there is no such credentials_file", source=source)
+    if isinstance(error, OSError):
+        return TimeoutError(f"cannot reach {endpoint}: {type(error).__name__}", source=source)
+    return ServerError(f"cannot use {endpoint}: {type(error).__name__}", source=source)

@@ -1,0 +1,254 @@
+"""``s3://bucket/key``: Amazon S3 and what speaks its protocol, through boto3.
+
+boto3 finds credentials, region and endpoint as it does everywhere: environment, profiles, SSO, web identity, container
+and instance metadata, AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_S3. storage_options mirror its names: `profile_name`; the
+arguments of a client (`endpoint_url`, `region_name`, `aws_access_key_id`, `aws_secret_access_key`,
+`aws_session_token`, `use_ssl`, `api_version`, `verify`); `config`, the arguments of botocore's Config as a mapping
+(``{"s3": {"addressing_style": "path"}}``); `requester_pays`; and `anonymous` for public buckets.
+
+Objects are read by presigned URLs, which end when the credentials do, after an hour at the latest, and are made anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .._errors import AuthError, ConfigError, NotFoundError, ServerError, ThrottledError, WeightstreamError
+from . import failures
+from .keys import split_bucket
+from .remote import Access, RemoteSource, Transport, note_plain, printable
+from .store import Entry, Store
+
+_CLIENT = frozenset({"endpoint_url", "region_name", "use_ssl", "api_version"})
+_CREDENTIALS = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
+OPTIONS = _CLIENT | _CREDENTIALS | {"profile_name", "config", "requester_pays", "anonymous"}
+
+_LIFETIME = 3600  # seconds for which a URL is signed
+# Two tries with these stay below 30 seconds.
+_DEFAULTS = {
+    "connect_timeout": 5,
+    "read_timeout": 8,
+    "retries": {"mode": "standard", "total_max_attempts": 2},
+    # Else the mode of the checksum is signed into the URL, as a header that must be sent.
+    "response_checksum_validation": "when_required",
+    "signature_version": "s3v4",
+}
+
+
+def split(location: str) -> tuple[str, str]:
+    """The bucket, and the key or prefix."""
+    return split_bucket(location, "s3://bucket/key")
+
+
+def connect(root: str, options: Mapping[str, Any]) -> Store:
+    """Opens `root`, a bucket."""
+    boto3 = failures.sdk("boto3", "s3", "s3")
+    botocore_config = failures.sdk("botocore.config", "s3", "s3")
+    botocore_session = failures.sdk("botocore.session", "s3", "s3")
+    exceptions = failures.sdk("botocore.exceptions", "s3", "s3")
+    where = f"s3://{root}"
+    given = options.get("config") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"storage_options['config'] must be a mapping, not {type(given).__name__}", source=where)
+    config = {**_DEFAULTS, **given}
+    if options.get("anonymous"):
+        config["signature_version"] = failures.sdk("botocore", "s3", "s3").UNSIGNED
+    try:
+        core_session = botocore_session.Session(profile=options.get("profile_name"))
+        transport = Transport.of(options, core_session.get_config_variable("ca_bundle"))
+        session = boto3.Session(
+            botocore_session=core_session,
+            region_name=options.get("region_name"),
+            **{name: options[name] for name in _CREDENTIALS if name in options},
+        )
+        client = session.client(
+            "s3",
+            config=botocore_config.Config(**config),
+            verify=transport.sdk_verify,
+            **{name: options[name] for name in _CLIENT if name in options},
+        )
+    except (exceptions.BotoCoreError, ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"boto3 does not take these settings: {_text(error)}", source=where) from None
+    note_plain(client.meta.endpoint_url, "signed URLs travel")
+    return S3Store(root, session, client, transport, options)
+
+
+class S3Store(Store):
+    """One bucket."""
+
+    def __init__(
+        self, bucket: str, session: Any, client: Any, transport: Transport, options: Mapping[str, Any]
+    ) -> None:
+        self._bucket = bucket
+        self._session = session
+        self._client = client
+        self._transport = transport
+        self._anonymous = bool(options.get("anonymous"))
+        self._payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
+
+    def name(self, key: str) -> str:
+        """As an s3:// URL."""
+        return f"s3://{self._bucket}/{key}"
+
+    def entries(self, prefix: str, recursive: bool) -> Iterable[Entry]:
+        """By ListObjectsV2."""
+        folder = {} if recursive else {"Delimiter": "/"}
+        try:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix, **folder, **self._payer
+            )
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    yield Entry(found["Key"], found.get("Size"), found.get("ETag"))
+        except Exception as error:
+            raise self._translated(error, prefix, "list the bucket") from None
+
+    def find(self, key: str) -> Entry:
+        """By HeadObject, which also finds out the region of the bucket for the signatures to come."""
+        try:
+            found = self._client.head_object(Bucket=self._bucket, Key=key, **self._payer)
+        except Exception as error:
+            raise self._missing(self._translated(error, key, "read the object"), key) from None
+        return Entry(key, found.get("ContentLength"), found.get("ETag"))
+
+    def source(self, entry: Entry) -> RemoteSource:
+        """By a presigned URL."""
+        return RemoteSource(
+            self.name(entry.key),
+            self._sign(entry.key),
+            entry.size,
+            entry.etag,
+            None if self._anonymous else lambda: self._sign(entry.key),
+            self._transport,
+        )
+
+    def close(self) -> None:
+        """Closes idle connections; the client opens them again when it needs them."""
+        self._client.close()
+
+    def _sign(self, key: str) -> Access:
+        try:
+            lifetime = self._lifetime()
+            signed_at = time.time()
+            url = self._client.generate_presigned_url(
+                "get_object", Params={"Bucket": self._bucket, "Key": key, **self._payer}, ExpiresIn=lifetime
+            )
+        except Exception as error:
+            raise self._translated(error, key, "sign a URL") from None
+        headers = {"x-amz-request-payer": "requester"} if self._payer else {}
+        return Access(url, headers, None if self._anonymous else signed_at + lifetime)
+
+    def _lifetime(self) -> int:
+        """Seconds until the credentials end, an hour at most: a URL does not outlive what signed it."""
+        credentials = None if self._anonymous else self._session.get_credentials()
+        if credentials is None:
+            return _LIFETIME
+        credentials.get_frozen_credentials()  # renews them when they are about to end
+        ends_within = getattr(credentials, "refresh_needed", None)  # of those that end
+        if ends_within is None or not ends_within(refresh_in=_LIFETIME):
+            return _LIFETIME
+        low, high = 1, _LIFETIME
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if ends_within(refresh_in=middle) else (middle, high)
+        return low
+
+    def _missing(self, error: WeightstreamError, key: str) -> WeightstreamError:
+        """The answer to HeadObject has no body: whether the key or the bucket is missing takes another question."""
+        if not isinstance(error, NotFoundError):
+            return error
+        try:
+            self._client.head_bucket(Bucket=self._bucket)
+        except Exception as why:
+            other = self._translated(why, key, "find the bucket")
+            if isinstance(other, NotFoundError):
+                return failures.answered(
+                    404,
+                    f"there is no bucket {self._bucket!r} at {self._endpoint()}",
+                    source=self.name(key),
+                    hint="check its name and the endpoint",
+                    kind=NotFoundError,
+                )
+        return error
+
+    def _endpoint(self) -> str:
+        return printable(self._client.meta.endpoint_url)
+
+    def _translated(self, error: Exception, key: str, doing: str) -> WeightstreamError:
+        if isinstance(error, WeightstreamError):
+            return error
+        exceptions = failures.sdk("botocore.exceptions", "s3", "s3")
+        source = self.name(key)
+        if isinstance(error, exceptions.ClientError):
+            return self._refused(error.response, source, doing)
+        if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
+            return AuthError(
+                "there are no AWS credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run "
+                "`aws sso login`, or for a public bucket give storage_options={'anonymous': True}",
+                source=source,
+            )
+        login = (
+            exceptions.CredentialRetrievalError,
+            exceptions.UnauthorizedSSOTokenError,
+            exceptions.SSOError,
+            exceptions.RefreshWithMFAUnsupportedError,
+            exceptions.MetadataRetrievalError,
+        )
+        if isinstance(error, login):
+            return AuthError(f"AWS credentials cannot be had ({type(error).__name__}); log in again", source=source)
+        transport = (exceptions.HTTPClientError, exceptions.ConnectionError)
+        if isinstance(error, transport):
+            return failures.unreachable(error, source=source, endpoint=self._endpoint())
+        if isinstance(error, (exceptions.BotoCoreError, ValueError)):
+            return ConfigError(f"cannot {doing}: {_text(error)}", source=source)
+        return ServerError(f"cannot {doing} at {self._endpoint()}: {type(error).__name__}", source=source)
+
+    def _refused(self, response: Mapping[str, Any], source: str, doing: str) -> WeightstreamError:
+        error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
+        status = int(meta.get("HTTPStatusCode") or 0)
+        headers = meta.get("HTTPHeaders", {})
+        code = str(error.get("Code") or "")
+        region = headers.get("x-amz-bucket-region") or error.get("Region")
+        kind: type[WeightstreamError] | None = None
+        at = f"bucket {self._bucket!r} at {self._endpoint()}, region {self._client.meta.region_name}"
+        what, hint = f"cannot {doing}: {at}", None
+        if code == "NoSuchBucket":
+            kind, what, hint = NotFoundError, f"there is no {at}", "check its name and the endpoint"
+        elif status == 404 or code == "NoSuchKey":
+            kind, what, hint = NotFoundError, f"there is no such object in {at}", "check the key"
+        elif status in (301, 307) or code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocation"):
+            there = f" {region!r}" if region else ""
+            kind, what = ConfigError, f"wrong region: {at}, is in{there or ' another one'}"
+            hint = f"give storage_options={{'region_name':{there or ' ...'}}} or set AWS_REGION"
+        elif code in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"):
+            kind, hint = AuthError, "the credentials have expired: log in again"
+        elif code in ("InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken"):
+            kind, hint = AuthError, "the service does not know the access key or token: check the credentials"
+        elif code == "SignatureDoesNotMatch":
+            kind, hint = AuthError, "the secret access key is not the one of the access key"
+        elif code == "RequestTimeTooSkewed":
+            kind, hint = AuthError, "the clock of this machine is wrong"
+        elif status in (401, 403):
+            kind = AuthError
+            action = "s3:ListBucket" if "list" in doing else "s3:GetObject"
+            hint = f"this identity needs {action}; without s3:ListBucket a missing key looks like this too"
+        elif code in ("SlowDown", "RequestLimitExceeded", "TooManyRequests", "Throttling", "ThrottlingException"):
+            kind = ThrottledError
+        return failures.answered(
+            status,
+            what,
+            source=source,
+            code=None if code == str(status) else code,
+            request_id=meta.get("RequestId") or headers.get("x-amz-request-id"),
+            kind=kind,
+            hint=hint,
+        )
+
+
+def _text(error: Exception) -> str:
+    """Texts of botocore's own errors name settings and profiles, not their values."""
+    return f"{type(error).__name__}: {error}"
