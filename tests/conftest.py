@@ -18,6 +18,8 @@ import weightstream as ws
 from checkpoints import DTYPES, Raw, raw, write_file, write_shards
 from processes import core_threads, descriptors
 
+pytest_plugins = ["servers.fixtures"]
+
 
 @functools.cache
 def _uring_refusal() -> str:
