@@ -118,6 +118,10 @@ class HttpStore(Store):
         names.check_key(shard, self.name(index_key))
         return super().sibling(index_key, quote(shard))
 
+    def plain(self, key: str) -> str:
+        """Without percent-encoding."""
+        return unquote(key)
+
 
 def _headers(given: Any, where: str) -> dict[str, str]:
     if given is None:

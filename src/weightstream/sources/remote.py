@@ -198,8 +198,7 @@ def printable(url: str) -> str:
 def is_plain_elsewhere(url: str) -> bool:
     """Whether a request would travel unencrypted to another machine than this one."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    return parts.scheme == "http" and not (host == "localhost" or host == "::1" or host.startswith("127."))
+    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 
 
 def guard_credentials(url: str, transport: Transport, what: str) -> None:
@@ -224,6 +223,15 @@ def note_plain(url: str, what: str) -> None:
     if is_plain_elsewhere(url) and (url, what) not in _noted:
         _noted.add((url, what))
         _log.warning("%s: %s unencrypted", printable(url), what)
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def _number(name: str, value: Any) -> float:

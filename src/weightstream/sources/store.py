@@ -70,6 +70,10 @@ class Store(abc.ABC):
         """The key of a shard that an index names."""
         return index_key[: index_key.rfind("/") + 1] + shard
 
+    def plain(self, key: str) -> str:
+        """A part of a key as a path has it."""
+        return key
+
     def close(self) -> None:  # noqa: B027
         """Closes idle connections. Sources may still be renewed."""
 
@@ -123,14 +127,22 @@ def list_files(store: Store, key: str) -> list[File]:
         entries = [entry for entry in store.entries(base, recursive=True) if not _is_marker(entry, base)]
         if not entries:
             base, entries = key[: key.rfind("/") + 1], [_only(store, key)]
-    for entry in entries:
-        names.check_key(entry.key[len(base) :], store.name(entry.key))
+    # Stores with real folders list them as empty objects.
+    folders = {entry.key[:end] for entry in entries for end in _slashes(entry.key)}
+    entries = [entry for entry in entries if entry.size != 0 or entry.key not in folders]
+    keys = [store.plain(entry.key[len(base) :]) for entry in entries]
+    for key, entry in zip(keys, entries, strict=True):
+        names.check_key(key, store.name(entry.key))
     sources = store.sources(entries)
-    return [File(entry.key[len(base) :], entry.size, source) for entry, source in zip(entries, sources, strict=True)]
+    return [File(key, entry.size, source) for key, entry, source in zip(keys, entries, sources, strict=True)]
 
 
 def _folder(key: str) -> str:
     return key if not key or key.endswith("/") else key + "/"
+
+
+def _slashes(key: str) -> list[int]:
+    return [place for place, char in enumerate(key) if char == "/"]
 
 
 def _is_marker(entry: Entry, base: str) -> bool:
