@@ -1,4 +1,4 @@
-# weightstream_layer(<name> SOURCES ... USES <lower layers> PRIVATE_LIBRARIES ...)
+# weightstream_layer(<name> SOURCES ... USES <lower layers> PRIVATE_LIBRARIES ... PUBLIC_LIBRARIES ...)
 #
 # One static library per folder of native/. A layer's headers are reached as "<name>/file.h" through an include root
 # that holds nothing but that folder, and only by the layers that list it in USES. An include that points upward does
@@ -18,7 +18,7 @@ function(weightstream_compile_options target)
 endfunction()
 
 function(weightstream_layer name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;USES;PRIVATE_LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;USES;PRIVATE_LIBRARIES;PUBLIC_LIBRARIES" ${ARGN})
   set(root "${CMAKE_BINARY_DIR}/include-roots/${name}")
   file(MAKE_DIRECTORY "${root}")
   file(CREATE_LINK "${CMAKE_CURRENT_SOURCE_DIR}" "${root}/${name}" SYMBOLIC)
@@ -28,7 +28,8 @@ function(weightstream_layer name)
   if(ARG_SOURCES)
     add_library(weightstream_${name} STATIC ${ARG_SOURCES})
     target_include_directories(weightstream_${name} PUBLIC "${root}")
-    target_link_libraries(weightstream_${name} PUBLIC ${uses} Threads::Threads PRIVATE ${ARG_PRIVATE_LIBRARIES})
+    target_link_libraries(weightstream_${name} PUBLIC ${uses} Threads::Threads ${ARG_PUBLIC_LIBRARIES}
+                          PRIVATE ${ARG_PRIVATE_LIBRARIES})
     weightstream_compile_options(weightstream_${name})
   else()
     add_library(weightstream_${name} INTERFACE)

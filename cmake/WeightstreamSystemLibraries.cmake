@@ -28,3 +28,11 @@ endif()
 add_library(weightstream_simdjson INTERFACE)
 target_include_directories(weightstream_simdjson SYSTEM INTERFACE "${SIMDJSON_INCLUDE_DIR}")
 target_link_libraries(weightstream_simdjson INTERFACE "${SIMDJSON_LIBRARY}")
+
+# libcurl is always shared: it brings the system's TLS, certificates and name resolution, which the system updates.
+find_package(CURL 7.68)
+if(NOT CURL_FOUND)
+  weightstream_missing("libcurl (7.68 or newer)" "libcurl4-openssl-dev" "libcurl-devel")
+endif()
+add_library(weightstream_libcurl INTERFACE)
+target_link_libraries(weightstream_libcurl INTERFACE CURL::libcurl)

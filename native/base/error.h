@@ -16,6 +16,9 @@ enum class ErrorCode : std::uint8_t {
   kNotFound,
   kAuth,           // permission denied
   kStorage,        // the operating system refused or failed a read; system_errno says why
+  kThrottled,      // a server asked to slow down until the attempts were used up
+  kServer,         // a server failed or could not be reached until the attempts were used up
+  kProtocol,       // a server answered something else than was asked for
   kTimeout,
   kClosed,         // used after close(), or from a process that did not start it
   kConfig,         // a setting or a location that cannot work
@@ -39,6 +42,10 @@ struct Error {
   std::optional<std::uint64_t> expected = {};
   std::optional<std::uint64_t> got = {};
   int system_errno = 0;
+  int http_status = 0;             // of the response that decided; 0 where there was none
+  std::string service_code = {};   // the storage service's own name for it ("NoSuchKey")
+  std::string request_id = {};     // by which the service's operators find the request
+  std::uint32_t attempts = 0;      // requests made for this read; 0 where nothing is ever tried again
 
   // The same error, naming `where` unless a lower layer already named a source.
   [[nodiscard]] Error at(std::string where) && {

@@ -5,24 +5,19 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <cerrno>
-#include <chrono>
-#include <condition_variable>
+#include <atomic>
 #include <cstddef>
 #include <memory>
-#include <mutex>
-#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "bindings/bindings.h"
-#include "bindings/errors.h"
+#include "bindings/interruptible.h"
+#include "bindings/source_specs.h"
 #include "engine/checkpoint.h"
-#include "storage/core_thread.h"
 
 namespace nb = nanobind;
 
@@ -31,56 +26,22 @@ namespace {
 
 nb::str to_str(std::string_view text) { return nb::str(text.data(), text.size()); }
 
-// Opening on a thread of its own, so that the caller stays interruptible while a file server does not answer.
-struct Opening {
-  std::mutex mutex;
-  std::condition_variable done;
-  std::optional<Result<std::shared_ptr<const Checkpoint>>> result;
-
-  void run(const std::vector<std::string>& paths, const std::optional<Checkpoint::WeightMap>& weight_map) {
-    auto opened = [&]() -> Result<std::shared_ptr<const Checkpoint>> {
-      try {
-        return Checkpoint::open(paths, weight_map);
-      } catch (const std::bad_alloc&) {
-        return Error{.code = ErrorCode::kStorage, .message = "out of memory", .system_errno = ENOMEM};
-      }
-    }();
-    const std::lock_guard lock(mutex);
-    result.emplace(std::move(opened));
-    done.notify_one();
-  }
-
-  // True when it is done; returns after a while in any case.
-  bool wait() {
-    const nb::gil_scoped_release release;
-    std::unique_lock lock(mutex);
-    return done.wait_for(lock, std::chrono::milliseconds(50), [this] { return result.has_value(); });
-  }
-};
-
-std::shared_ptr<Checkpoint> open(const nb::list& paths, const std::optional<Checkpoint::WeightMap>& weight_map) {
-  std::vector<std::string> native;
-  native.reserve(paths.size());
-  for (const nb::handle path : paths) {
-    const auto bytes = nb::cast<nb::bytes>(path);
-    native.emplace_back(bytes.c_str(), bytes.size());
-  }
-  auto opening = std::make_shared<Opening>();
-  std::thread thread;
-  value_or_throw(start_core_thread(
-      thread, "ws-open", [opening, native = std::move(native), weight_map] { opening->run(native, weight_map); }));
-  while (!opening->wait()) {
-    if (PyErr_CheckSignals() == 0) continue;
-    thread.detach();  // a file server may keep it for long; what it works on is its own
-    throw nb::python_error();
-  }
-  thread.join();
-  return std::const_pointer_cast<Checkpoint>(value_or_throw(std::move(*opening->result)));
+std::shared_ptr<Checkpoint> open(const nb::list& sources, const std::optional<Checkpoint::WeightMap>& weight_map) {
+  auto opened = run_interruptibly<std::shared_ptr<const Checkpoint>>(
+      [specs = to_specs(sources), weight_map](const std::atomic<bool>& cancelled) {
+        return Checkpoint::open(specs, weight_map, cancelled);
+      });
+  return std::const_pointer_cast<Checkpoint>(std::move(opened));
 }
 
 TensorRef at(const Checkpoint& checkpoint, std::size_t index) {
   if (index >= checkpoint.tensors().size()) throw nb::index_error("tensor index out of range");
   return checkpoint.tensors()[index];
+}
+
+std::size_t in_range(const Checkpoint& checkpoint, std::size_t source) {
+  if (source >= checkpoint.sources()->size()) throw nb::index_error("source index out of range");
+  return source;
 }
 
 nb::list names(const Checkpoint& checkpoint) {
@@ -100,7 +61,7 @@ nb::tuple tensor(const Checkpoint& checkpoint, std::size_t index) {
 }
 
 nb::object metadata(const Checkpoint& checkpoint, std::size_t source) {
-  const Header& header = checkpoint.shards().at(source).header;
+  const Header& header = checkpoint.header_of(in_range(checkpoint, source));
   if (!header.has_metadata()) return nb::none();
   nb::dict result;
   for (const auto& [key, value] : header.metadata()) result[to_str(key)] = to_str(value);
@@ -108,8 +69,8 @@ nb::object metadata(const Checkpoint& checkpoint, std::size_t source) {
 }
 
 nb::tuple source(const Checkpoint& checkpoint, std::size_t index) {
-  const auto& shard = checkpoint.shards().at(index);
-  return nb::make_tuple(shard.file->size(), shard.header.size(), shard.header.data_begin());
+  const Header& header = checkpoint.header_of(in_range(checkpoint, index));
+  return nb::make_tuple(checkpoint.sources()->at(index).size(), header.size(), header.data_begin());
 }
 
 std::uint64_t total_bytes(const Checkpoint& checkpoint) {
@@ -122,7 +83,7 @@ std::uint64_t total_bytes(const Checkpoint& checkpoint) {
 
 void bind_checkpoint(nb::module_& module) {
   nb::class_<Checkpoint>(module, "Checkpoint")
-      .def_static("open", &open, nb::arg("paths"), nb::arg("weight_map").none())
+      .def_static("open", &open, nb::arg("sources"), nb::arg("weight_map").none())
       .def("__len__", [](const Checkpoint& self) { return self.tensors().size(); })
       .def("names", &names)
       .def(

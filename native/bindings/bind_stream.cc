@@ -19,6 +19,7 @@
 #include "bindings/dlpack.h"
 #include "bindings/errors.h"
 #include "bindings/host_tensor.h"
+#include "engine/checkpoint.h"
 #include "engine/stream.h"
 
 namespace nb = nanobind;
@@ -127,7 +128,7 @@ class PyStream {
     result["wait_consumer_seconds"] = stats.wait_consumer_seconds;
     result["peak_host_bytes"] = stats.peak_host_bytes;
     nb::dict readers;
-    for (const auto kind : {ReaderKind::kUring, ReaderKind::kPread, ReaderKind::kMmap, ReaderKind::kInline}) {
+    for (const auto kind : kReaderKinds) {
       const auto bytes = stats.bytes_by_reader[static_cast<std::size_t>(kind)];
       if (bytes > 0) readers[name(kind)] = bytes;
     }
@@ -209,7 +210,7 @@ std::unique_ptr<PyStream> start(std::shared_ptr<Checkpoint> checkpoint, Selectio
       std::chrono::duration_cast<Stream::Clock::duration>(std::chrono::duration<double>(called))};
   auto stream = [&] {
     const nb::gil_scoped_release release;
-    return value_or_throw(Stream::start(checkpoint, std::move(selection.items), options, since));
+    return value_or_throw(Stream::start(checkpoint->sources(), std::move(selection.items), options, since));
   }();
   return std::make_unique<PyStream>(std::move(checkpoint), std::move(stream), std::move(selection.wanted));
 }

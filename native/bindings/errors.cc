@@ -31,6 +31,12 @@ const char* class_name(ErrorCode code) {
       return "AuthError";
     case ErrorCode::kStorage:
       return "StorageError";
+    case ErrorCode::kThrottled:
+      return "ThrottledError";
+    case ErrorCode::kServer:
+      return "ServerError";
+    case ErrorCode::kProtocol:
+      return "ProtocolError";
     case ErrorCode::kTimeout:
       return "TimeoutError";
     case ErrorCode::kClosed:
@@ -46,6 +52,12 @@ nb::object to_str(const std::string& text) {
   return nb::steal(PyUnicode_DecodeFSDefaultAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
 }
 
+nb::object text_or_none(const std::string& text) { return text.empty() ? nb::object(nb::none()) : to_str(text); }
+
+nb::object positive_or_none(std::uint64_t number) {
+  return number == 0 ? nb::object(nb::none()) : nb::object(nb::int_(number));
+}
+
 nb::object number_or_none(const std::optional<std::uint64_t>& number) {
   return number ? nb::object(nb::int_(*number)) : nb::none();
 }
@@ -54,11 +66,13 @@ void raise(const Error& error) {
   const nb::object errors = nb::module_::import_("weightstream._errors");
   nb::object range = nb::none();
   if (error.range) range = nb::make_tuple(error.range->begin, error.range->end);
-  const nb::object source = error.source.empty() ? nb::none() : to_str(error.source);
   const nb::object instance = errors.attr(class_name(error.code))(
-      to_str(error.message), nb::arg("source") = source, nb::arg("range") = range,
+      to_str(error.message), nb::arg("source") = text_or_none(error.source), nb::arg("range") = range,
       nb::arg("expected") = number_or_none(error.expected), nb::arg("got") = number_or_none(error.got),
-      nb::arg("errno") = error.system_errno == 0 ? nb::object(nb::none()) : nb::object(nb::int_(error.system_errno)));
+      nb::arg("errno") = positive_or_none(static_cast<std::uint64_t>(error.system_errno)),
+      nb::arg("status") = positive_or_none(static_cast<std::uint64_t>(error.http_status)),
+      nb::arg("service_code") = text_or_none(error.service_code),
+      nb::arg("request_id") = text_or_none(error.request_id), nb::arg("attempts") = positive_or_none(error.attempts));
   PyErr_SetObject(instance.type().ptr(), instance.ptr());
 }
 

@@ -6,5 +6,6 @@ NB_MODULE(_core, module) {
   weightstream::bindings::bind_errors(module);
   weightstream::bindings::bind_checkpoint(module);
   weightstream::bindings::bind_host_tensor(module);
+  weightstream::bindings::bind_remote(module);
   weightstream::bindings::bind_stream(module);
 }

@@ -10,13 +10,13 @@ namespace {
 
 constexpr std::uint64_t kBlockBytes = 4096;
 
-std::vector<Plan::Extent> make_extents(const std::vector<PlanItem>& items, std::uint64_t most_gap) {
+std::vector<Plan::Extent> make_extents(const std::vector<PlanItem>& items, const PlanOptions& options) {
   std::vector<Plan::Extent> extents;
   for (const auto& item : items) {
     if (item.range.empty()) continue;
     const ByteRange rounded{align_down(item.range.begin, kBlockBytes), align_up(item.range.end, kBlockBytes)};
     if (!extents.empty() && extents.back().source == item.source &&
-        rounded.begin <= extents.back().range.end + most_gap) {
+        rounded.begin <= extents.back().range.end + options.gap_of(item.source)) {
       extents.back().range.end = std::max(extents.back().range.end, rounded.end);
     } else {
       extents.push_back({item.source, rounded});
@@ -45,7 +45,7 @@ Plan make_plan(std::vector<PlanItem> items, const PlanOptions& options) {
   plan.items = std::move(items);
   plan.reads_left.assign(plan.items.size(), 0);
   plan.item_reads.assign(plan.items.size(), {});
-  plan.extents = make_extents(plan.items, options.most_gap_bytes);
+  plan.extents = make_extents(plan.items, options);
 
   std::uint64_t left = 0;
   for (const auto& extent : plan.extents) left += extent.range.size();

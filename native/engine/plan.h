@@ -29,8 +29,15 @@ struct PlanOptions {
   std::uint64_t read_bytes = 8 << 20;  // a multiple of 4 KiB
   std::uint64_t least_read_bytes = 1 << 20;
   std::uint64_t most_gap_bytes = 128 << 10;  // gaps up to this are read through rather than skipped
+  // The same for sources with a round trip before the first byte, by their index; beyond its end a source has none.
+  std::uint64_t most_remote_gap_bytes = 1 << 20;
+  std::vector<bool> remote = {};
   // The reads of the last `tail_reads` x read_bytes shrink, so that all places in flight end at about the same time.
   std::uint32_t tail_reads = 16;
+
+  [[nodiscard]] std::uint64_t gap_of(std::uint32_t source) const {
+    return source < remote.size() && remote[source] ? most_remote_gap_bytes : most_gap_bytes;
+  }
 };
 
 struct Plan {

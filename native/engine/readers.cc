@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "storage/http_reader.h"
 #include "storage/inline_reader.h"
 #include "storage/reader_group.h"
 #include "storage/thread_pool_reader.h"
@@ -36,11 +37,23 @@ const char* name(ReaderKind kind) {
       return "mmap";
     case ReaderKind::kInline:
       return "inline";
+    case ReaderKind::kHttp:
+      return "http";
   }
   return "";
 }
 
-std::unique_ptr<Reader> make_reader(ReaderKind kind, std::uint32_t concurrency, LogSink& log) {
+std::unique_ptr<Reader> make_reader(ReaderKind kind, const ReaderContext& context) {
+  const std::uint32_t concurrency = context.concurrency;
+  if (kind == ReaderKind::kHttp) {
+    HttpReaderOptions options;
+    options.most_concurrency =
+        concurrency > 0 ? concurrency : std::min(options.most_concurrency, most_by_descriptors());
+    if (context.host != nullptr && context.host->remembered() > 0) {
+      options.start_concurrency = context.host->remembered();
+    }
+    return make_http_reader(options, *context.connections, context.host, context.log);
+  }
   const auto cores = std::max(std::thread::hardware_concurrency(), 1U);
   if (kind == ReaderKind::kUring) {
     // One thread keeps any device busy, but it is also the one that touches the memory first. Where that is slow (a
@@ -54,7 +67,7 @@ std::unique_ptr<Reader> make_reader(ReaderKind kind, std::uint32_t concurrency, 
       if (concurrency > 0) {
         options.start_concurrency = options.most_concurrency = (concurrency + ring) / rings;
       }
-      readers.push_back(make_uring_reader(std::move(options), log));
+      readers.push_back(make_uring_reader(std::move(options), context.log));
     }
     return make_reader_group(std::move(readers));
   }

@@ -6,17 +6,26 @@
 #include <memory>
 
 #include "base/log.h"
+#include "storage/http_connections.h"
+#include "storage/http_host.h"
 #include "storage/local_probe.h"
 #include "storage/reader.h"
 
 namespace weightstream {
 
-// The name of a reader in stats and logs: "uring", "pread", "mmap", "inline".
+// The name of a reader in stats and logs: "uring", "pread", "mmap", "inline", "http".
 [[nodiscard]] const char* name(ReaderKind kind);
 
-// `concurrency`: the most reads in flight; 0 lets the reader find out, within bounds of its own.
-using ReaderFactory = std::function<std::unique_ptr<Reader>(ReaderKind, std::uint32_t concurrency, LogSink&)>;
+// What a reader may need, all of which outlives it.
+struct ReaderContext {
+  std::uint32_t concurrency = 0;  // the most reads in flight; 0 lets the reader find out, within bounds of its own
+  LogSink& log;
+  HttpConnections* connections = nullptr;  // of the http reader
+  HttpHost* host = nullptr;                // of the http reader, if its sources have one
+};
 
-[[nodiscard]] std::unique_ptr<Reader> make_reader(ReaderKind kind, std::uint32_t concurrency, LogSink& log);
+using ReaderFactory = std::function<std::unique_ptr<Reader>(ReaderKind, const ReaderContext&)>;
+
+[[nodiscard]] std::unique_ptr<Reader> make_reader(ReaderKind kind, const ReaderContext& context);
 
 }  // namespace weightstream

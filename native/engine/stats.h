@@ -3,12 +3,11 @@
 
 #include <array>
 #include <cstdint>
+#include <iterator>
 
-#include "storage/local_probe.h"
+#include "storage/reader_kind.h"
 
 namespace weightstream {
-
-inline constexpr std::size_t kReaderKinds = 4;
 
 struct StreamStats {
   std::uint64_t items = 0;        // handed out
@@ -22,7 +21,7 @@ struct StreamStats {
   double wait_storage_seconds = 0;   // the consumer waited in next()
   double wait_consumer_seconds = 0;  // reading waited for the consumer to take what was ready (the memory limit)
   std::uint64_t peak_host_bytes = 0;
-  std::array<std::uint64_t, kReaderKinds> bytes_by_reader{};  // indexed by ReaderKind
+  std::array<std::uint64_t, std::size(kReaderKinds)> bytes_by_reader{};  // indexed by ReaderKind
 };
 
 }  // namespace weightstream

@@ -18,6 +18,8 @@ constexpr std::uint64_t kBatchBytes = 2 * kMiB;
 constexpr std::size_t kBatchItems = 64;
 // How far one lane's pull may run ahead of another lane, in reads.
 constexpr std::size_t kMostAdmitted = 64;
+// An object store is read over many connections, each of them slow: the tail has to be cut for all of them.
+constexpr std::uint32_t kRemoteTailReads = 64;
 
 double seconds(Stream::Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -31,8 +33,13 @@ std::uint64_t default_memory_limit() {
 std::uint64_t kept_share(std::uint64_t memory_limit) { return std::min(memory_limit / 4, 256 * kMiB); }
 
 // A small limit has to hold several reads, or the bound would stop and drain the storage.
-PlanOptions plan_options(std::uint64_t memory_limit) {
+PlanOptions plan_options(const Sources& sources, std::uint64_t memory_limit) {
   PlanOptions options;
+  for (std::size_t source = 0; source < sources.size(); ++source) {
+    const bool remote = sources.remote(source) != nullptr;
+    options.remote.push_back(remote);
+    if (remote) options.tail_reads = kRemoteTailReads;
+  }
   while (options.read_bytes > 256 << 10 && options.read_bytes * 32 > memory_limit) options.read_bytes /= 2;
   options.least_read_bytes = std::min(options.least_read_bytes, options.read_bytes);
   return options;
@@ -67,26 +74,26 @@ class Stream::Lane final : public ReadFeed {
   Stream& stream_;
 };
 
-Stream::Stream(std::shared_ptr<const Checkpoint> checkpoint, Plan plan, StreamOptions options, Clock::time_point called)
-    : checkpoint_(std::move(checkpoint)),
+Stream::Stream(std::shared_ptr<const Sources> sources, Plan plan, StreamOptions options, Clock::time_point called)
+    : sources_(std::move(sources)),
       plan_(std::move(plan)),
       file_order_(options.file_order),
       called_(called),
-      arenas_(checkpoint_->shards().size()),
-      open_handles_(checkpoint_->shards().size()),
-      lane_of_source_(checkpoint_->shards().size(), 0),
+      arenas_(sources_->size()),
+      open_handles_(sources_->size()),
+      lane_of_source_(sources_->size(), 0),
       process_(::getpid()),
       pool_(std::make_shared<BlockPool>(kept_share(options.memory_limit))),
       budget_(options.memory_limit - kept_share(options.memory_limit)),
-      reads_left_of_source_(checkpoint_->shards().size(), 0),
+      reads_left_of_source_(sources_->size(), 0),
       complete_(plan_.items.size(), false),
       handed_out_(plan_.items.size(), false) {}
 
-Result<std::unique_ptr<Stream>> Stream::start(std::shared_ptr<const Checkpoint> checkpoint, std::vector<PlanItem> items,
+Result<std::unique_ptr<Stream>> Stream::start(std::shared_ptr<const Sources> sources, std::vector<PlanItem> items,
                                               StreamOptions options, Clock::time_point called) {
   if (options.memory_limit == 0) options.memory_limit = default_memory_limit();
-  Plan plan = make_plan(std::move(items), plan_options(options.memory_limit));
-  std::unique_ptr<Stream> stream(new Stream(std::move(checkpoint), std::move(plan), options, called));
+  Plan plan = make_plan(std::move(items), plan_options(*sources, options.memory_limit));
+  std::unique_ptr<Stream> stream(new Stream(std::move(sources), std::move(plan), options, called));
   for (const auto& item : stream->plan_.items) stream->stats_.bytes_total += item.range.size();
   for (const auto& read : stream->plan_.reads) ++stream->reads_left_of_source_[read.source];
   {
@@ -117,7 +124,7 @@ Status Stream::start_readers(const StreamOptions& options) {
         if (lanes_[lane_of_source_[source]] == lane) why = reason;
       }
       lane->kind = ReaderKind::kPread;
-      lane->reader = options.make_reader(lane->kind, options.concurrency, log_);
+      lane->reader = make_reader(lane->kind, 0, options);
       started = lane->reader->start(*lane);
     }
     if (!started) return started;
@@ -129,18 +136,16 @@ Status Stream::open_lanes(const StreamOptions& options) {
   LocalProbe probe(options.backend);
   for (std::uint32_t source = 0; source < arenas_.size(); ++source) {
     if (reads_left_of_source_[source] == 0) continue;
-    const LocalFile& file = *checkpoint_->shards()[source].file;
-    auto choice = plan_.reads.size() == 1 ? probe.choose_for_one_read(file) : probe.choose(file);
+    auto choice = choose_reader(source, probe);
     if (!choice) return std::move(choice).error();
     reasons_.emplace_back(source, choice->reason);
-    log_.write(LogLevel::kDebug, file.name() + ": " + choice->reason);
+    log_.write(LogLevel::kDebug, sources_->at(source).name() + ": " + choice->reason);
     if (choice->fallback) log_.write_once(choice->reason, LogLevel::kInfo, choice->reason);
     if (auto arena = open_arena(source, choice->kind); !arena) return arena;
     const auto same_kind = [&](const auto& lane) { return lane->kind == choice->kind; };
     auto lane = std::find_if(lanes_.begin(), lanes_.end(), same_kind);
     if (lane == lanes_.end()) {
-      auto reader = options.make_reader(choice->kind, options.concurrency, log_);
-      lanes_.push_back(std::make_unique<Lane>(*this, choice->kind, std::move(reader)));
+      lanes_.push_back(std::make_unique<Lane>(*this, choice->kind, make_reader(choice->kind, source, options)));
       lane = std::prev(lanes_.end());
     }
     lane_of_source_[source] = static_cast<std::uint8_t>(lane - lanes_.begin());
@@ -148,10 +153,24 @@ Status Stream::open_lanes(const StreamOptions& options) {
   return Ok{};
 }
 
+Result<ReaderChoice> Stream::choose_reader(std::uint32_t source, LocalProbe& probe) const {
+  const LocalFile* file = sources_->local(source);
+  if (file == nullptr) return ReaderChoice{ReaderKind::kHttp, "object: ranges over HTTP/1.1, many connections"};
+  return plan_.reads.size() == 1 ? probe.choose_for_one_read(*file) : probe.choose(*file);
+}
+
+std::unique_ptr<Reader> Stream::make_reader(ReaderKind kind, std::uint32_t source, const StreamOptions& options) {
+  const HttpObject* object = sources_->remote(source);
+  return options.make_reader(kind, {.concurrency = options.concurrency,
+                                    .log = log_,
+                                    .connections = sources_->connections.get(),
+                                    .host = object == nullptr ? nullptr : &object->host()});
+}
+
 Status Stream::open_arena(std::uint32_t source, ReaderKind kind) {
-  const LocalFile& file = *checkpoint_->shards()[source].file;
+  const Source& file = sources_->at(source);
   if (kind == ReaderKind::kMmap) {
-    auto handle = file.handle();
+    auto handle = sources_->local(source)->handle();
     if (!handle) return std::move(handle).error();
     auto arena = Arena::map_file((*handle)->buffered.get(), file.size());
     if (!arena) return std::move(arena).error().at(file.name());
@@ -176,7 +195,7 @@ Stream::~Stream() { close(); }
 
 ReadRequest Stream::request_for(std::uint32_t read) const {
   const PlanRead& plan = plan_.reads[read];
-  const LocalFile& file = *checkpoint_->shards()[plan.source].file;
+  const Source& file = sources_->at(plan.source);
   return {.source = &file,
           .offset = plan.range.begin,
           .length = plan.range.size(),
@@ -217,12 +236,14 @@ std::optional<std::uint32_t> Stream::pull(Lane& lane) {
 // Keeps the file of a read open from its first read to its last, whatever happens to its name meanwhile. Not under the
 // lock: opening may take as long as the file server likes.
 void Stream::keep_open(std::uint32_t source) {
+  const LocalFile* file = sources_->local(source);
+  if (file == nullptr) return;
   {
     const std::lock_guard lock(mutex_);
     if (open_handles_[source]) return;
   }
   // A failure is met, and reported, by the reader, which asks for the handle again.
-  auto opened = checkpoint_->shards()[source].file->handle();
+  auto opened = file->handle();
   if (!opened) return;
   const std::lock_guard lock(mutex_);
   if (reads_left_of_source_[source] > 0) open_handles_[source] = std::move(*opened);
@@ -245,8 +266,7 @@ void Stream::complete(ReaderKind kind, std::uint32_t read, Result<ReadEffort> re
   }
   ++stats_.reads;
   stats_.retries += result->retries;
-  const std::uint64_t bytes =
-      std::min(plan.range.end, checkpoint_->shards()[plan.source].file->size()) - plan.range.begin;
+  const std::uint64_t bytes = std::min(plan.range.end, sources_->at(plan.source).size()) - plan.range.begin;
   stats_.bytes_read += bytes;
   stats_.bytes_by_reader[static_cast<std::size_t>(kind)] += bytes;
   budget_.give_back(plan.wasted);

@@ -17,9 +17,9 @@
 
 #include "base/log.h"
 #include "base/result.h"
-#include "engine/checkpoint.h"
 #include "engine/plan.h"
 #include "engine/readers.h"
+#include "engine/sources.h"
 #include "engine/stats.h"
 #include "memory/arena.h"
 #include "memory/block_pool.h"
@@ -48,10 +48,9 @@ class Stream {
 
   enum class Next { kItems, kNotYet, kEnd };
 
-  // Starts reading `items` (ascending by source and offset, not overlapping) of `checkpoint`.
-  static Result<std::unique_ptr<Stream>> start(std::shared_ptr<const Checkpoint> checkpoint,
-                                               std::vector<PlanItem> items, StreamOptions options,
-                                               Clock::time_point called);
+  // Starts reading `items` (ascending by source and offset, not overlapping) of `sources`.
+  static Result<std::unique_ptr<Stream>> start(std::shared_ptr<const Sources> sources, std::vector<PlanItem> items,
+                                               StreamOptions options, Clock::time_point called);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -65,15 +64,17 @@ class Stream {
 
   [[nodiscard]] StreamStats stats() const;
   [[nodiscard]] std::vector<LogLine> drain_log() { return log_.drain(); }
-  // Per source of the checkpoint that this stream reads: why its reader was chosen.
+  // Per source that this stream reads: why its reader was chosen.
   [[nodiscard]] const std::vector<std::pair<std::uint32_t, std::string>>& reasons() const { return reasons_; }
 
  private:
   // The reads of one reader: a feed of their own, filled in plan order.
   class Lane;
 
-  Stream(std::shared_ptr<const Checkpoint> checkpoint, Plan plan, StreamOptions options, Clock::time_point called);
+  Stream(std::shared_ptr<const Sources> sources, Plan plan, StreamOptions options, Clock::time_point called);
   Status open_lanes(const StreamOptions& options);
+  Result<ReaderChoice> choose_reader(std::uint32_t source, LocalProbe& probe) const;
+  std::unique_ptr<Reader> make_reader(ReaderKind kind, std::uint32_t source, const StreamOptions& options);
   Status open_arena(std::uint32_t source, ReaderKind kind);
   void declare_holds();
   void keep_open(std::uint32_t source);
@@ -90,7 +91,7 @@ class Stream {
   void wake_starved_lanes();
 
   // Fixed once start() returned.
-  std::shared_ptr<const Checkpoint> checkpoint_;
+  std::shared_ptr<const Sources> sources_;
   Plan plan_;
   bool file_order_;
   Clock::time_point called_;

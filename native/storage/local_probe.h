@@ -7,11 +7,9 @@
 
 #include "base/result.h"
 #include "storage/local_file.h"
+#include "storage/reader_kind.h"
 
 namespace weightstream {
-
-enum class Backend : std::uint8_t { kAuto, kUring, kPread, kMmap };  // what the caller asks for
-enum class ReaderKind : std::uint8_t { kUring, kPread, kMmap, kInline };  // what executes the reads
 
 struct ReaderChoice {
   ReaderKind kind;

@@ -20,6 +20,8 @@ namespace {
 using testing::TempDir;
 using testing::write_checkpoint;
 
+std::vector<SourceSpec> specs(const std::vector<std::string>& paths) { return {paths.begin(), paths.end()}; }
+
 class CheckpointTest : public ::testing::Test {
  protected:
   std::string shard(const std::string& file, const std::vector<std::uint64_t>& sizes, const std::string& prefix) {
@@ -31,13 +33,13 @@ class CheckpointTest : public ::testing::Test {
   }
   static std::shared_ptr<const Checkpoint> opened(const std::vector<std::string>& paths,
                                                   const std::optional<Checkpoint::WeightMap>& map = std::nullopt) {
-    auto checkpoint = Checkpoint::open(paths, map);
+    auto checkpoint = Checkpoint::open(specs(paths), map);
     EXPECT_TRUE(checkpoint.ok()) << (checkpoint.ok() ? "" : checkpoint.error().message);
     return checkpoint.ok() ? *checkpoint : nullptr;
   }
   static Error refusal(const std::vector<std::string>& paths,
                        const std::optional<Checkpoint::WeightMap>& map = std::nullopt) {
-    auto checkpoint = Checkpoint::open(paths, map);
+    auto checkpoint = Checkpoint::open(specs(paths), map);
     EXPECT_FALSE(checkpoint.ok());
     return checkpoint.ok() ? Error{} : checkpoint.error();
   }
@@ -63,9 +65,9 @@ TEST_F(CheckpointTest, OpensMoreShardsThanThreads) {
   for (int i = 0; i < 100; ++i) paths.push_back(shard("s" + std::to_string(i), {16}, "t" + std::to_string(i) + "."));
   const auto threads = testing::count_threads();
   const auto checkpoint = opened(paths);
-  ASSERT_EQ(checkpoint->shards().size(), 100U);
+  ASSERT_EQ(checkpoint->sources()->size(), 100U);
   for (std::uint32_t i = 0; i < 100; ++i) {
-    EXPECT_EQ(checkpoint->shards()[i].file->name(), paths[i]);
+    EXPECT_EQ(checkpoint->sources()->at(i).name(), paths[i]);
     EXPECT_EQ(checkpoint->name(checkpoint->tensors()[i]), "t" + std::to_string(i) + ".0");
   }
   EXPECT_TRUE(testing::eventually([&] { return testing::count_threads() == threads; }));
@@ -77,7 +79,7 @@ TEST_F(CheckpointTest, MoreShardsThanDescriptorsWork) {
   const int outcome = testing::in_child([&] {
     const struct rlimit limit{40, 40};  // some are in use already; 16 threads open one file each at a time
     if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
-    return Checkpoint::open(paths, std::nullopt).ok() ? 0 : 2;
+    return Checkpoint::open(specs(paths), std::nullopt).ok() ? 0 : 2;
   });
   EXPECT_EQ(outcome, 0);
 }
@@ -88,7 +90,7 @@ TEST_F(CheckpointTest, ReadsAHeaderThatIsLongerThanTheFirstRead) {
       written("long", testing::file_of(R"({"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})" + padding, 4));
   const auto checkpoint = opened({path});
   ASSERT_EQ(checkpoint->tensors().size(), 1U);
-  EXPECT_EQ(checkpoint->shards()[0].header.range(0).end, std::filesystem::file_size(path));
+  EXPECT_EQ(checkpoint->header_of(0).range(0).end, std::filesystem::file_size(path));
 }
 
 TEST_F(CheckpointTest, TensorInTwoShardsIsRefused) {
@@ -154,7 +156,7 @@ TEST_F(CheckpointTest, ParkingClosesTheDescriptors) {
   EXPECT_EQ(testing::count_descriptors(), before + 2);
   checkpoint->park();
   EXPECT_EQ(testing::count_descriptors(), before);
-  EXPECT_TRUE(checkpoint->shards()[0].file->handle().ok());  // opened again when needed
+  EXPECT_TRUE(checkpoint->sources()->local(0)->handle().ok());  // opened again when needed
 }
 
 }  // namespace

@@ -251,9 +251,9 @@ TEST(Stream, FallsBackToThreadsWhenTheRingDoesNotStart) {
   StreamOptions options;
   options.memory_limit = kTinyLimit;
   bool uring = false;
-  options.make_reader = [&, inner = testing::with_faults(plan)](ReaderKind kind, std::uint32_t most, LogSink& log) {
+  options.make_reader = [&, inner = testing::with_faults(plan)](ReaderKind kind, const ReaderContext& context) {
     uring = uring || kind == ReaderKind::kUring;
-    return inner(kind, most, log);
+    return inner(kind, context);
   };
   auto stream = start(made, options);
   if (!uring) GTEST_SKIP() << "io_uring is not chosen here";

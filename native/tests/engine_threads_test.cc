@@ -46,7 +46,7 @@ class SilentReader final : public Reader {
 StreamOptions silent() {
   StreamOptions options;
   options.backend = Backend::kPread;
-  options.make_reader = [](ReaderKind, std::uint32_t, LogSink&) { return std::make_unique<SilentReader>(); };
+  options.make_reader = [](ReaderKind, const ReaderContext&) { return std::make_unique<SilentReader>(); };
   return options;
 }
 

@@ -129,8 +129,8 @@ const char* name(Fault fault) {
 }
 
 ReaderFactory with_faults(std::shared_ptr<FaultPlan> plan, ReaderFactory inner) {
-  return [plan = std::move(plan), inner = std::move(inner)](ReaderKind kind, std::uint32_t concurrency, LogSink& log) {
-    return std::make_unique<FaultInjectingReader>(plan, inner(kind, concurrency, log));
+  return [plan = std::move(plan), inner = std::move(inner)](ReaderKind kind, const ReaderContext& context) {
+    return std::make_unique<FaultInjectingReader>(plan, inner(kind, context));
   };
 }
 

@@ -25,8 +25,8 @@ std::string name(Backend backend) {
 }
 
 TestCheckpoint open_checkpoint(std::vector<MadeFile> files) {
-  std::vector<std::string> paths;
-  for (const auto& file : files) paths.push_back(file.path);
+  std::vector<SourceSpec> paths;
+  for (const auto& file : files) paths.emplace_back(file.path);
   auto opened = Checkpoint::open(paths, std::nullopt);
   EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message);
   TestCheckpoint made{.files = std::move(files), .checkpoint = std::move(opened).value(), .items = {}};
@@ -48,7 +48,7 @@ TestCheckpoint make_checkpoint(const TempDir& folder, const std::vector<std::vec
 
 Result<std::unique_ptr<Stream>> start(const TestCheckpoint& checkpoint, const StreamOptions& options,
                                       std::optional<std::vector<PlanItem>> items) {
-  return Stream::start(checkpoint.checkpoint, items ? std::move(*items) : checkpoint.items, options,
+  return Stream::start(checkpoint.checkpoint->sources(), items ? std::move(*items) : checkpoint.items, options,
                        Stream::Clock::now());
 }
 

@@ -15,6 +15,7 @@ from ._core import Stream as CoreStream
 from ._errors import ClosedError, ConfigError
 from ._stream import TensorStream
 from ._tensors import SourceInfo, TensorInfo, TensorSlice, plan_part
+from .sources.renewal import Renewer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,9 +34,10 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
     """
 
-    def __init__(self, core: CoreCheckpoint, paths: list[str], settings: _config.Settings) -> None:
+    def __init__(self, core: CoreCheckpoint, paths: list[str], renewer: Renewer, settings: _config.Settings) -> None:
         self._core = core
         self._paths = paths
+        self._renewer = renewer
         self._settings = settings
         self._names: list[str] | None = None
         self._framework: frameworks.Framework | None = None
@@ -46,11 +48,9 @@ class Checkpoint(Mapping[str, TensorInfo]):
     def _open(cls, location: sources.Location, settings: _config.Settings) -> Checkpoint:
         resolved = sources.resolve(location, settings.storage_options)
         weight_map = None if resolved.weight_map is None else list(resolved.weight_map.items())
-        paths = [source.path for source in resolved.sources if isinstance(source, sources.LocalSource)]
-        if len(paths) != len(resolved.sources):
-            raise ConfigError("remote storage is not readable yet; copy the checkpoint to a local disk")
-        core = CoreCheckpoint.open([os.fsencode(path) for path in paths], weight_map)
-        return cls(core, paths, settings)
+        with Renewer(resolved.sources) as renewer:
+            core = CoreCheckpoint.open(renewer.objects, weight_map)
+        return cls(core, [source.name for source in resolved.sources], renewer, settings)
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self._info(self._index(name))
@@ -66,7 +66,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of the sources, in the order in which they are streamed."""
+        """The paths or URLs (without query) of the sources, in the order in which they are streamed."""
         return tuple(self._paths)
 
     @property
@@ -195,6 +195,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
             core,
             framework,
             nbytes=nbytes,
+            renewer=self._renewer,
             progress=self._progress(settings, nbytes, len(core)),
             owns_checkpoint=owned,
         )
@@ -216,7 +217,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
             backend=self._settings.backend,
             called=time.monotonic(),
         )
-        with TensorStream(self, core, framework, nbytes=part.end - part.begin) as running:
+        with TensorStream(self, core, framework, nbytes=part.end - part.begin, renewer=self._renewer) as running:
             return framework.index(next(running)[1], part.index)
 
     def _own_framework(self) -> frameworks.Framework:

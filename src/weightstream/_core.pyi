@@ -17,11 +17,69 @@ class _Stats(TypedDict):
     peak_host_bytes: int
     readers: dict[str, int]
 
+class Renewals:
+    """Where objects ask for new access. Thread-safe."""
+
+    def next(self, seconds: float) -> HttpObject | None:
+        """The next object that asks; None when none does within `seconds`."""
+
+class HttpObject:
+    """A URL as a source. Raises ConfigError for what must not be requested."""
+
+    @staticmethod
+    def make(
+        *,
+        name: str,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        size: int | None,
+        etag: str | None,
+        expires_at: float | None,
+        renewals: Renewals | None,
+        options: dict[str, Any],
+    ) -> HttpObject: ...
+    @property
+    def name(self) -> str: ...
+    def renew(self, url: str, headers: Sequence[tuple[str, str]], expires_at: float | None) -> None: ...
+    def renewal_failed(self, message: str) -> None: ...
+
+class Sources:
+    """Opened sources of any content."""
+
+    @staticmethod
+    def open(sources: list[bytes | HttpObject]) -> Sources: ...
+    def __len__(self) -> int: ...
+    def size(self, index: int) -> int: ...
+    def head(self, index: int) -> bytes:
+        """The first MiB at most, of an object whose size had to be found out by reading; else nothing."""
+
+    def park(self) -> None: ...
+
+class RawStream:
+    """Ranges of sources as they are: (source, begin, end), which do not overlap. Limits of 0 mean a default."""
+
+    @staticmethod
+    def start(
+        sources: Sources,
+        ranges: Sequence[tuple[int, int, int]],
+        *,
+        memory_limit: int,
+        concurrency: int,
+        called: float,
+    ) -> RawStream: ...
+    def next(self) -> list[tuple[int, HostTensor]]:
+        """Ready ranges as (number of the range, buffer), in any order; empty at the end."""
+
+    def close(self) -> None: ...
+    def bytes_read(self) -> int: ...
+    def retries(self) -> int: ...
+    def reasons(self) -> list[tuple[int, str]]: ...
+
 class Checkpoint:
     """Sources with validated headers. Tensors are numbered in file order."""
 
     @staticmethod
-    def open(paths: list[bytes], weight_map: Sequence[tuple[str, int]] | None) -> Checkpoint: ...
+    def open(sources: list[bytes | HttpObject], weight_map: Sequence[tuple[str, int]] | None) -> Checkpoint: ...
     def __len__(self) -> int: ...
     def names(self) -> list[str]: ...
     def find(self, name: str) -> int | None:

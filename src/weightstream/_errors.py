@@ -34,6 +34,10 @@ class WeightstreamError(Exception):
         expected: what should have come (a number of bytes, mostly), or None.
         got: what came, or None.
         errno: the operating system's error number, or None.
+        status: the HTTP status of the response that decided, or None.
+        service_code: the storage service's own name for the error ("NoSuchKey"), or None.
+        request_id: by which the service's operators find the request, or None.
+        attempts: requests that were made for the range, or None where nothing is tried again.
 
     Example:
         >>> try:
@@ -52,6 +56,10 @@ class WeightstreamError(Exception):
         expected: int | None = None,
         got: int | None = None,
         errno: int | None = None,
+        status: int | None = None,
+        service_code: str | None = None,
+        request_id: str | None = None,
+        attempts: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -60,6 +68,10 @@ class WeightstreamError(Exception):
         self.expected = expected
         self.got = got
         self.errno = errno
+        self.status = status
+        self.service_code = service_code
+        self.request_id = request_id
+        self.attempts = attempts
         _fill_os_error(self, message if errno is None else os.strerror(errno), source)
 
     def __str__(self) -> str:
@@ -71,6 +83,14 @@ class WeightstreamError(Exception):
             details.append(f"expected {self.expected}, got {self.got}")
         if self.errno is not None:
             details.append(f"errno {self.errno}")
+        if self.status is not None:
+            details.append(f"HTTP status {self.status}")
+        if self.service_code is not None:
+            details.append(f"service code {self.service_code}")
+        if self.request_id is not None:
+            details.append(f"request id {self.request_id}")
+        if self.attempts is not None and self.attempts > 1:
+            details.append(f"{self.attempts} attempts")
         if details:
             parts.append(f"({'; '.join(details)})")
         return " ".join(parts)
@@ -82,6 +102,10 @@ class WeightstreamError(Exception):
             "expected": self.expected,
             "got": self.got,
             "errno": self.errno,
+            "status": self.status,
+            "service_code": self.service_code,
+            "request_id": self.request_id,
+            "attempts": self.attempts,
         }
         return _rebuild, (type(self), self.message, state)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._checkpoint import Checkpoint
     from ._progress import Progress
     from .frameworks import Framework
+    from .sources.renewal import Renewer
 
 _log = logging.getLogger("weightstream")
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING)
@@ -108,6 +109,7 @@ class TensorStream:
         framework: Framework,
         *,
         nbytes: int,
+        renewer: Renewer,
         progress: Progress | None = None,
         owns_checkpoint: bool = False,
     ) -> None:
@@ -115,6 +117,7 @@ class TensorStream:
         self._core = core
         self._framework = framework
         self._nbytes = nbytes
+        self._renewer = renewer
         self._progress = progress
         self._owns_checkpoint = owns_checkpoint
         self._ready: list[tuple[str, Any]] = []  # last in, next out
@@ -126,6 +129,7 @@ class TensorStream:
         if progress is not None:
             # A bar has a thread of its own, which would outlive a stream that is dropped.
             weakref.finalize(self, progress.close)
+        renewer.start()
         _open_streams.add(self)
 
     def __iter__(self) -> Self:
@@ -201,6 +205,7 @@ class TensorStream:
                 return
             self._closed = True
             self._core.close()
+            self._renewer.stop()
             if self._owns_checkpoint:
                 self.checkpoint._park()
             self._ready = []

@@ -1,0 +1,263 @@
+#include "engine/open_sources.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <span>
+#include <thread>
+#include <utility>
+
+#include "engine/remote_heads.h"
+#include "storage/core_thread.h"
+
+namespace weightstream {
+namespace {
+
+// Most headers fit, so most checkpoints need one round trip to the storage.
+constexpr std::uint64_t kSpeculativeBytes = 1 << 20;
+constexpr std::size_t kMostHeaderThreads = 16;
+
+// Bounds the memory of headers that are parsed at the same time: ordinary ones all at once, huge ones one by one.
+class HeaderTurns {
+ public:
+  class Turn {
+   public:
+    Turn(HeaderTurns& turns, std::uint64_t bytes) : turns_(turns), bytes_(bytes) {}
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() {
+      const std::lock_guard lock(turns_.mutex_);
+      turns_.taken_ -= bytes_;
+      turns_.freed_.notify_all();
+    }
+
+   private:
+    HeaderTurns& turns_;
+    std::uint64_t bytes_;
+  };
+
+  [[nodiscard]] Turn take(std::uint64_t bytes) {
+    std::unique_lock lock(mutex_);
+    freed_.wait(lock, [&] { return taken_ == 0 || taken_ + bytes <= kMostBytes; });
+    taken_ += bytes;
+    return {*this, bytes};
+  }
+
+ private:
+  static constexpr std::uint64_t kMostBytes = std::uint64_t{64} << 20;
+  std::mutex mutex_;
+  std::condition_variable freed_;
+  std::uint64_t taken_ = 0;
+};
+
+Result<std::pair<std::shared_ptr<LocalFile>, Header>> read_local_header(const std::string& path, HeaderTurns& turns) {
+  auto opened = LocalFile::open(path);
+  if (!opened) return std::move(opened).error();
+  const auto file = std::move(*opened);
+  auto handle = file->handle();
+  if (!handle) return std::move(handle).error();
+  const int fd = (*handle)->buffered.get();
+
+  const auto head_bytes = std::min(kSpeculativeBytes, file->size());
+  const auto head = std::make_unique_for_overwrite<std::byte[]>(head_bytes);
+  if (auto read = file->read_exactly(fd, head.get(), 0, head_bytes); !read) return std::move(read).error();
+  auto length = header_length(std::span(head.get(), head_bytes), file->size());
+  if (!length) return std::move(length).error().at(path);
+
+  const auto turn = turns.take(*length);
+  HeaderBytes json(*length);
+  const auto have = std::min(*length, head_bytes - kHeaderPrefixBytes);
+  std::memcpy(json.data(), head.get() + kHeaderPrefixBytes, have);
+  if (auto read = file->read_exactly(fd, json.data() + have, kHeaderPrefixBytes + have, *length - have); !read) {
+    return std::move(read).error();
+  }
+  // A header that was being written while it was read must not be believed.
+  if (auto same = file->check_unchanged(fd); !same) return std::move(same).error();
+  auto header = parse_header(json, file->size());
+  if (!header) return std::move(header).error().at(path);
+  return std::pair{file, std::move(*header)};
+}
+
+// How many files may stay open between the header and the data. The rest is opened again when its turn comes (and has
+// to be the same file then), so that a checkpoint of more shards than descriptors works.
+std::size_t most_kept_open() {
+  struct rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 16;
+  return static_cast<std::size_t>(std::min<rlim_t>(limit.rlim_cur / 4, 256));
+}
+
+// Parses the headers of objects as they come.
+class RemoteHeaders final : public HeadConsumer {
+ public:
+  RemoteHeaders(const std::vector<std::shared_ptr<HttpObject>>& objects, HeaderTurns& turns)
+      : headers(objects.size()), objects_(objects), turns_(turns) {}
+
+  Result<std::uint64_t> take(std::size_t index, std::span<const std::byte> bytes) override {
+    const auto size = objects_[index]->size();
+    auto length = header_length(bytes, size);
+    if (!length) return std::move(length).error();
+    const auto needed = kHeaderPrefixBytes + *length;
+    if (bytes.size() < needed) return needed;
+    const auto turn = turns_.take(*length);
+    HeaderBytes json(*length);
+    std::memcpy(json.data(), bytes.data() + kHeaderPrefixBytes, *length);
+    auto header = parse_header(json, size);
+    if (!header) return std::move(header).error();
+    headers[index] = std::move(*header);
+    return needed;
+  }
+
+  std::vector<std::optional<Header>> headers;
+
+ private:
+  const std::vector<std::shared_ptr<HttpObject>>& objects_;
+  HeaderTurns& turns_;
+};
+
+class RawHeads final : public HeadConsumer {
+ public:
+  explicit RawHeads(std::size_t count) : heads(count) {}
+  Result<std::uint64_t> take(std::size_t index, std::span<const std::byte> bytes) override {
+    heads[index].assign(bytes.begin(), bytes.end());
+    return bytes.size();
+  }
+  std::vector<std::vector<std::byte>> heads;
+};
+
+// Runs `work(i)` for i in [0, count) on this thread and some helpers.
+void run_in_parallel(std::size_t count, const std::function<void(std::size_t)>& work) {
+  std::atomic<std::size_t> next = 0;
+  const auto run = [&] {
+    for (std::size_t i = next++; i < count; i = next++) work(i);
+  };
+  std::vector<std::thread> helpers;
+  for (std::size_t i = 1; i < std::min(count, kMostHeaderThreads); ++i) {
+    std::thread helper;
+    if (!start_core_thread(helper, "ws-header", run).ok()) break;  // this thread does the rest
+    helpers.push_back(std::move(helper));
+  }
+  run();
+  for (auto& helper : helpers) helper.join();
+}
+
+// The remote part of a list of sources, read on a thread of its own while this one reads the local files.
+class RemotePart {
+ public:
+  void add(std::size_t position, std::shared_ptr<HttpObject> object) {
+    positions.push_back(position);
+    objects.push_back(std::move(object));
+  }
+  void start(HttpConnections& connections, HeadConsumer& consumer, const std::atomic<bool>& cancelled) {
+    if (objects.empty()) return;
+    const auto run = [this, &connections, &consumer, &cancelled] {
+      try {
+        status_ = read_heads(objects, kSpeculativeBytes, connections, consumer, cancelled);
+      } catch (const std::bad_alloc&) {
+        status_ = Error{.code = ErrorCode::kStorage, .message = "out of memory", .system_errno = ENOMEM};
+      }
+    };
+    if (auto started = start_core_thread(thread_, "ws-heads", run); !started) status_ = std::move(started);
+  }
+  Status finish() {
+    if (thread_.joinable()) thread_.join();
+    return std::move(status_);
+  }
+  ~RemotePart() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+  std::vector<std::size_t> positions;
+  std::vector<std::shared_ptr<HttpObject>> objects;
+
+ private:
+  std::thread thread_;
+  Status status_ = Ok{};
+};
+
+}  // namespace
+
+Result<OpenedHeaders> open_headers(const std::vector<SourceSpec>& specs, const std::atomic<bool>& cancelled) {
+  auto sources = std::make_shared<Sources>();
+  sources->list.resize(specs.size());
+  std::vector<std::optional<Result<Header>>> headers(specs.size());
+  HeaderTurns turns;
+  RemotePart remote;
+  std::vector<std::size_t> local;
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    if (const auto* object = std::get_if<std::shared_ptr<HttpObject>>(&specs[i])) {
+      remote.add(i, *object);
+      sources->list[i] = *object;
+    } else {
+      local.push_back(i);
+    }
+  }
+  RemoteHeaders remote_headers(remote.objects, turns);
+  remote.start(*sources->connections, remote_headers, cancelled);
+
+  const auto keep = most_kept_open();
+  run_in_parallel(local.size(), [&](std::size_t k) {
+    const auto i = local[k];
+    const auto& path = std::get<std::string>(specs[i]);
+    try {
+      auto read = read_local_header(path, turns);
+      if (!read) {
+        headers[i].emplace(std::move(read).error());
+        return;
+      }
+      if (k >= keep) read->first->park();
+      sources->list[i] = read->first;
+      headers[i].emplace(std::move(read->second));
+    } catch (const std::bad_alloc&) {
+      // On a thread of ours nobody would catch it.
+      headers[i].emplace(Error{.code = ErrorCode::kStorage,
+                               .message = "out of memory while its header was read",
+                               .source = path,
+                               .system_errno = ENOMEM});
+    }
+  });
+  auto remote_read = remote.finish();
+  for (const auto i : local) {
+    if (!headers[i]->ok()) return std::move(*headers[i]).error();
+  }
+  if (!remote_read) return std::move(remote_read).error();
+
+  OpenedHeaders opened{.sources = std::move(sources), .headers = {}};
+  for (std::size_t k = 0; k < remote.positions.size(); ++k) {
+    headers[remote.positions[k]].emplace(std::move(*remote_headers.headers[k]));
+  }
+  opened.headers.reserve(specs.size());
+  for (auto& header : headers) opened.headers.push_back(std::move(*header).value());
+  return opened;
+}
+
+Result<OpenedSources> open_sources(const std::vector<SourceSpec>& specs, const std::atomic<bool>& cancelled) {
+  auto sources = std::make_shared<Sources>();
+  OpenedSources opened{.sources = sources, .heads = std::vector<std::vector<std::byte>>(specs.size())};
+  RemotePart remote;
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    if (const auto* object = std::get_if<std::shared_ptr<HttpObject>>(&specs[i])) {
+      if (!(*object)->size_known()) remote.add(i, *object);
+      sources->list.push_back(*object);
+      continue;
+    }
+    auto file = LocalFile::open(std::get<std::string>(specs[i]));
+    if (!file) return std::move(file).error();
+    if (i >= most_kept_open()) (*file)->park();
+    sources->list.push_back(std::move(*file));
+  }
+  RawHeads heads(remote.objects.size());
+  remote.start(*sources->connections, heads, cancelled);
+  if (auto read = remote.finish(); !read) return std::move(read).error();
+  for (std::size_t k = 0; k < remote.positions.size(); ++k)
+    opened.heads[remote.positions[k]] = std::move(heads.heads[k]);
+  return opened;
+}
+
+}  // namespace weightstream

@@ -1,0 +1,243 @@
+#include "storage/http_object.h"
+
+#include <curl/curl.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace weightstream {
+namespace {
+
+// A part of a URL by libcurl's own parser, so that what is checked is what is requested.
+class Url {
+ public:
+  explicit Url(const std::string& text) : handle_(curl_url()) {
+    if (handle_ != nullptr) valid_ = curl_url_set(handle_, CURLUPART_URL, text.c_str(), 0) == CURLUE_OK;
+  }
+  ~Url() { curl_url_cleanup(handle_); }
+  Url(const Url&) = delete;
+  Url& operator=(const Url&) = delete;
+
+  [[nodiscard]] bool valid() const { return valid_; }
+  bool go_to(const std::string& location) {
+    return valid_ && curl_url_set(handle_, CURLUPART_URL, location.c_str(), 0) == CURLUE_OK;
+  }
+  void drop(CURLUPart part) { curl_url_set(handle_, part, nullptr, 0); }
+  [[nodiscard]] std::string part(CURLUPart part, unsigned flags = 0) const {
+    char* text = nullptr;
+    if (!valid_ || curl_url_get(handle_, part, &text, flags) != CURLUE_OK) return {};
+    std::string result(text);
+    curl_free(text);
+    return result;
+  }
+
+ private:
+  CURLU* handle_;
+  bool valid_ = false;
+};
+
+bool is_loopback(const std::string& url) {
+  const std::string host = Url(url).part(CURLUPART_HOST);
+  return host == "localhost" || host.starts_with("127.") || host == "[::1]";
+}
+
+bool has_control(const std::string& text) {
+  return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; });
+}
+
+Status check_access(const HttpAccess& access, const HttpOptions& options) {
+  if (origin_of(access.url).empty() || has_control(access.url)) {
+    return Error{.code = ErrorCode::kConfig, .message = "this is not an http or https URL that can be requested"};
+  }
+  for (const auto& header : access.headers) {
+    if (!has_control(header) && header.find(':') != std::string::npos) continue;
+    return Error{
+        .code = ErrorCode::kConfig,
+        .message = "a request header has a control character (a line break?) or no name; its value is not shown"};
+  }
+  if (access.url.starts_with("http:") && !access.headers.empty() && !options.allow_plain_http &&
+      !is_loopback(access.url)) {
+    return Error{.code = ErrorCode::kConfig,
+                 .message =
+                     "credentials would go over plain HTTP to another machine; use https, or say "
+                     "allow_plain_http=True in storage_options[\"http\"] if that network is trusted"};
+  }
+  return Ok{};
+}
+
+}  // namespace
+
+std::string origin_of(const std::string& url) {
+  const Url parsed(url);
+  const std::string scheme = parsed.part(CURLUPART_SCHEME);
+  if (scheme != "http" && scheme != "https") return {};
+  std::string host = parsed.part(CURLUPART_HOST);
+  std::transform(host.begin(), host.end(), host.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; });
+  return scheme + "://" + host + ":" + parsed.part(CURLUPART_PORT, CURLU_DEFAULT_PORT);
+}
+
+std::string resolve_url(const std::string& base, const std::string& location) {
+  Url url(base);
+  return url.go_to(location) ? url.part(CURLUPART_URL) : std::string();
+}
+
+std::string printable_url(const std::string& url) {
+  Url parsed(url);
+  if (!parsed.valid()) return "(a URL that cannot be parsed)";
+  for (const auto part : {CURLUPART_USER, CURLUPART_PASSWORD, CURLUPART_OPTIONS, CURLUPART_QUERY, CURLUPART_FRAGMENT}) {
+    parsed.drop(part);
+  }
+  return parsed.part(CURLUPART_URL);
+}
+
+void Renewals::ask(std::weak_ptr<const HttpObject> object) {
+  const std::lock_guard lock(mutex_);
+  waiting_.push_back(std::move(object));
+  asked_.notify_one();
+}
+
+std::shared_ptr<const HttpObject> Renewals::next(std::chrono::milliseconds patience) {
+  std::unique_lock lock(mutex_);
+  if (!asked_.wait_for(lock, patience, [this] { return !waiting_.empty(); })) return nullptr;
+  auto object = waiting_.front().lock();
+  waiting_.pop_front();
+  return object;
+}
+
+Result<std::shared_ptr<HttpObject>> HttpObject::make(std::string name, HttpAccess access,
+                                                     std::optional<std::uint64_t> size, std::string etag,
+                                                     HttpOptions options, std::shared_ptr<Renewals> renewals,
+                                                     HttpHosts& hosts) {
+  if (auto fit = check_access(access, options); !fit) return std::move(fit).error().at(name);
+  auto host = hosts.at(origin_of(access.url));
+  return std::shared_ptr<HttpObject>(new HttpObject(std::move(name), std::move(access), size, std::move(etag),
+                                                    std::move(options), std::move(renewals), std::move(host)));
+}
+
+HttpObject::HttpObject(std::string name, HttpAccess access, std::optional<std::uint64_t> size, std::string etag,
+                       HttpOptions options, std::shared_ptr<Renewals> renewals, std::shared_ptr<HttpHost> host)
+    : name_(std::move(name)),
+      options_(std::move(options)),
+      renewals_(std::move(renewals)),
+      host_(std::move(host)),
+      access_(std::make_shared<const HttpAccess>(std::move(access))),
+      size_(size),
+      etag_(std::move(etag)) {}
+
+std::uint64_t HttpObject::size() const {
+  const std::lock_guard lock(mutex_);
+  return size_.value_or(0);
+}
+
+bool HttpObject::size_known() const {
+  const std::lock_guard lock(mutex_);
+  return size_.has_value();
+}
+
+HttpObject::Target HttpObject::target() const {
+  const std::lock_guard lock(mutex_);
+  Target target{.url = access_->url, .access = access_, .generation = generation_};
+  if (!redirect_.empty()) {
+    target.with_headers = origin_of(redirect_) == origin_of(access_->url);
+    target.url = redirect_;
+    target.redirected = true;
+  }
+  return target;
+}
+
+void HttpObject::redirected(const Target& from, std::string url) const {
+  const std::lock_guard lock(mutex_);
+  if (from.generation == generation_) redirect_ = std::move(url);
+}
+
+void HttpObject::forget_redirect() const {
+  const std::lock_guard lock(mutex_);
+  redirect_.clear();
+}
+
+bool HttpObject::expires_within(double seconds) const {
+  const std::lock_guard lock(mutex_);
+  if (!access_->expires_at) return false;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return *access_->expires_at - std::chrono::duration<double>(now).count() < seconds;
+}
+
+bool HttpObject::ask_renewal(std::uint32_t generation) const {
+  if (!renewals_) return false;
+  const std::lock_guard lock(mutex_);
+  if (generation != generation_ || renewal_pending_) return true;
+  renewal_pending_ = true;
+  renewal_failure_.clear();
+  renewals_->ask(weak_from_this());
+  return true;
+}
+
+HttpObject::Renewal HttpObject::renewal(std::uint32_t generation) const {
+  const std::lock_guard lock(mutex_);
+  if (generation != generation_) return Renewal::kDone;
+  return renewal_pending_ ? Renewal::kPending : Renewal::kFailed;
+}
+
+std::string HttpObject::renewal_failure() const {
+  const std::lock_guard lock(mutex_);
+  return renewal_failure_;
+}
+
+void HttpObject::renew(HttpAccess access) const {
+  if (auto fit = check_access(access, options_); !fit) return renewal_failed(fit.error().message);
+  const std::lock_guard lock(mutex_);
+  access_ = std::make_shared<const HttpAccess>(std::move(access));
+  redirect_.clear();
+  ++generation_;
+  renewal_pending_ = false;
+}
+
+void HttpObject::renewal_failed(std::string message) const {
+  const std::lock_guard lock(mutex_);
+  renewal_failure_ = std::move(message);
+  renewal_pending_ = false;
+}
+
+Error HttpObject::changed(const char* what, std::string before, std::string now) const {
+  return {.code = ErrorCode::kSourceChanged,
+          .message = std::string("the object was replaced while it was being read: its ") + what + " was " +
+                     std::move(before) + ", and is now " + std::move(now) + "; load it again",
+          .source = name_};
+}
+
+Status HttpObject::check_version(const HttpHead& head, std::optional<std::uint64_t> total) const {
+  const std::lock_guard lock(mutex_);
+  if (size_ && total && *size_ != *total) {
+    Error error = changed("size", std::to_string(*size_), std::to_string(*total));
+    error.expected = size_;
+    error.got = total;
+    return error;
+  }
+  if (!etag_.empty() && !head.etag.empty() && etag_ != head.etag) return changed("ETag", etag_, head.etag);
+  if (pinned_) {
+    if (version_id_ != head.version_id) return changed("version", version_id_, head.version_id);
+    if ((etag_.empty() || head.etag.empty()) && last_modified_ != head.last_modified) {
+      return changed("modification time", last_modified_, head.last_modified);
+    }
+    return Ok{};
+  }
+  if (!size_) size_ = total;
+  if (etag_.empty()) etag_ = head.etag;
+  last_modified_ = head.last_modified;
+  version_id_ = head.version_id;
+  pinned_ = true;
+  return Ok{};
+}
+
+std::string HttpObject::if_match() const {
+  const std::lock_guard lock(mutex_);
+  return etag_.starts_with('"') ? etag_ : std::string();  // a weak one never matches (RFC 9110, section 13.1.1)
+}
+
+bool HttpObject::resumable() const {
+  const std::lock_guard lock(mutex_);
+  return !etag_.empty() || !version_id_.empty() || !last_modified_.empty();
+}
+
+}  // namespace weightstream

@@ -1,0 +1,130 @@
+// A URL as a source: how to reach it, how large it is, and which version of it is being read.
+//
+// Thread-safe. The access (URL and headers) may be replaced while it is read, because credentials end; what the object
+// is may not: its size and version are pinned by the first response, or by a listing, and every response is compared.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "storage/http_head.h"
+#include "storage/http_host.h"
+#include "storage/http_policy.h"
+#include "storage/source.h"
+
+namespace weightstream {
+
+struct HttpAccess {
+  std::string url;
+  std::vector<std::string> headers;  // "Name: value"; each counts as a credential
+  std::optional<double> expires_at;  // seconds since the epoch
+};
+
+struct HttpOptions {
+  std::string ca_bundle;          // a file or a folder; empty: the system's
+  bool verify = true;             // the server's certificate
+  bool allow_plain_http = false;  // send credentials unencrypted to other machines
+  std::string user_agent = "weightstream";
+  HttpPolicy policy;
+};
+
+// Scheme, host and port of a URL, "https://host:443"; empty when it is not an http(s) URL.
+[[nodiscard]] std::string origin_of(const std::string& url);
+// `location` as a server at `base` meant it; empty when it cannot be understood.
+[[nodiscard]] std::string resolve_url(const std::string& base, const std::string& location);
+// Without userinfo, query and fragment: fit to be printed.
+[[nodiscard]] std::string printable_url(const std::string& url);
+
+class HttpObject;
+
+// Objects that need new access, for whoever can get it. Thread-safe.
+class Renewals {
+ public:
+  void ask(std::weak_ptr<const HttpObject> object);
+  // The next object that asks; null when none did within `patience`.
+  std::shared_ptr<const HttpObject> next(std::chrono::milliseconds patience);
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable asked_;
+  std::deque<std::weak_ptr<const HttpObject>> waiting_;
+};
+
+class HttpObject final : public Source, public std::enable_shared_from_this<HttpObject> {
+ public:
+  // `size` and `etag` as a listing said, if it did. Fails with kConfig for what must not or cannot be asked for.
+  static Result<std::shared_ptr<HttpObject>> make(std::string name, HttpAccess access,
+                                                  std::optional<std::uint64_t> size, std::string etag,
+                                                  HttpOptions options, std::shared_ptr<Renewals> renewals,
+                                                  HttpHosts& hosts);
+
+  [[nodiscard]] const std::string& name() const override { return name_; }
+  // Zero until it is known.
+  [[nodiscard]] std::uint64_t size() const override;
+  [[nodiscard]] bool size_known() const;
+  [[nodiscard]] const HttpOptions& options() const { return options_; }
+  [[nodiscard]] HttpHost& host() const { return *host_; }
+
+  // Where to send a request now.
+  struct Target {
+    std::string url;
+    std::shared_ptr<const HttpAccess> access;
+    std::uint32_t generation = 0;
+    bool with_headers = true;  // the access's headers belong to this origin
+    bool redirected = false;
+  };
+  [[nodiscard]] Target target() const;
+  // Remembers where `from` led, for the requests to come; forgotten with the access or by forget_redirect().
+  void redirected(const Target& from, std::string url) const;
+  void forget_redirect() const;
+
+  // Whether access of `generation` ends within `seconds`.
+  [[nodiscard]] bool expires_within(double seconds) const;
+  // Asks for newer access than `generation`, once for all who ask. False when nobody can give it.
+  [[nodiscard]] bool ask_renewal(std::uint32_t generation) const;
+  enum class Renewal : std::uint8_t { kPending, kDone, kFailed };
+  [[nodiscard]] Renewal renewal(std::uint32_t generation) const;
+  [[nodiscard]] std::string renewal_failure() const;
+  void renew(HttpAccess access) const;
+  void renewal_failed(std::string message) const;
+
+  // Pins what the first successful response says of the object; compares every later one: kSourceChanged.
+  Status check_version(const HttpHead& head, std::optional<std::uint64_t> total) const;
+  // The value of If-Match; empty without a strong ETag.
+  [[nodiscard]] std::string if_match() const;
+  // Whether two responses can be told to be of the same version: what is not cannot be resumed.
+  [[nodiscard]] bool resumable() const;
+
+ private:
+  HttpObject(std::string name, HttpAccess access, std::optional<std::uint64_t> size, std::string etag,
+             HttpOptions options, std::shared_ptr<Renewals> renewals, std::shared_ptr<HttpHost> host);
+  [[nodiscard]] Error changed(const char* what, std::string before, std::string now) const;
+
+  const std::string name_;
+  const HttpOptions options_;
+  const std::shared_ptr<Renewals> renewals_;  // null: access cannot be renewed
+  const std::shared_ptr<HttpHost> host_;
+
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const HttpAccess> access_;
+  mutable std::uint32_t generation_ = 0;
+  mutable bool renewal_pending_ = false;
+  mutable std::string renewal_failure_;
+  mutable std::string redirect_;
+  mutable std::optional<std::uint64_t> size_;
+  mutable bool pinned_ = false;
+  mutable std::string etag_;
+  mutable std::string last_modified_;
+  mutable std::string version_id_;
+};
+
+}  // namespace weightstream

@@ -1,0 +1,67 @@
+#include "storage/http_reader.h"
+
+#include <algorithm>
+#include <list>
+#include <thread>
+#include <utility>
+
+#include "storage/http_reactor.h"
+
+namespace weightstream {
+namespace {
+
+constexpr std::uint32_t kMostThreads = 8;
+// Below this many reads the ramp has hardly begun: nothing was learned.
+constexpr std::uint32_t kWorthRemembering = 16;
+
+// Half of the cores, but two where there are two: receiving is copying, and one core does not fill a fast link.
+std::uint32_t default_threads() {
+  const auto cores = std::max(std::thread::hardware_concurrency(), 1U);
+  return std::clamp(cores / 2, std::min(cores, 2U), kMostThreads);
+}
+
+class HttpReader final : public Reader {
+ public:
+  HttpReader(HttpReaderOptions options, HttpConnections& connections, HttpHost* host, LogSink& log)
+      : host_(host),
+        state_(options.start_concurrency, options.most_concurrency,
+               std::clamp(options.threads > 0 ? options.threads : default_threads(), 1U,
+                          std::max(options.most_concurrency, 1U)),
+               log) {
+    for (std::uint32_t i = 0; i < state_.reactors; ++i) reactors_.emplace_back(state_, i, connections);
+  }
+  ~HttpReader() override { stop(); }
+
+  Status start(ReadFeed& feed) override {
+    for (auto& reactor : reactors_) {
+      if (auto started = reactor.start(feed); !started) {
+        stop();
+        return started;
+      }
+    }
+    return Ok{};
+  }
+
+  void wake() override {
+    for (auto& reactor : reactors_) reactor.wake();
+  }
+
+  void stop() override {
+    for (auto& reactor : reactors_) reactor.stop();
+    if (host_ != nullptr && state_.ramp.best() >= kWorthRemembering) host_->remember(state_.ramp.best());
+  }
+
+ private:
+  HttpHost* host_;
+  HttpReaderState state_;
+  std::list<HttpReactor> reactors_;
+};
+
+}  // namespace
+
+std::unique_ptr<Reader> make_http_reader(HttpReaderOptions options, HttpConnections& connections, HttpHost* host,
+                                         LogSink& log) {
+  return std::make_unique<HttpReader>(options, connections, host, log);
+}
+
+}  // namespace weightstream
