@@ -12,6 +12,7 @@ answer, so that an object that is replaced is noticed.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import timezone
 from typing import Any
@@ -244,7 +245,10 @@ def _credentials(options: Mapping[str, Any], emulated: bool, request: Any, where
     try:
         if options.get("credentials_file"):
             path = os.path.expanduser(options["credentials_file"])
-            return auth.load_credentials_from_file(path, scopes=[_SCOPE], request=request)[0]
+            with warnings.catch_warnings():
+                # It warns of files of unknown origin; this one was named by whoever loads.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return auth.load_credentials_from_file(path, scopes=[_SCOPE], request=request)[0]
         if emulated:
             return None
         return auth.default(scopes=[_SCOPE], request=request)[0]

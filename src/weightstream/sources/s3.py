@@ -15,7 +15,15 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .._errors import AuthError, ConfigError, NotFoundError, ServerError, ThrottledError, WeightstreamError
+from .._errors import (
+    AuthError,
+    ConfigError,
+    NotFoundError,
+    ProtocolError,
+    ServerError,
+    ThrottledError,
+    WeightstreamError,
+)
 from . import failures
 from .keys import split_bucket
 from .remote import Access, RemoteSource, Transport, note_plain, printable
@@ -102,8 +110,7 @@ class S3Store(Store):
                 Bucket=self._bucket, Prefix=prefix, **folder, **self._payer
             )
             for page in pages:
-                for found in page.get("Contents", ()):
-                    yield Entry(found["Key"], found.get("Size"), found.get("ETag"))
+                yield from self._contents(page, prefix)
         except Exception as error:
             raise self._translated(error, prefix, "list the bucket") from None
 
@@ -129,6 +136,12 @@ class S3Store(Store):
     def close(self) -> None:
         """Closes idle connections; the client opens them again when it needs them."""
         self._client.close()
+
+    def _contents(self, page: Mapping[str, Any], prefix: str) -> Iterable[Entry]:
+        if "Name" not in page and "KeyCount" not in page:
+            message = f"{self._endpoint()} answered something else than S3 would; check the endpoint"
+            raise ProtocolError(message, source=self.name(prefix))
+        return [Entry(found["Key"], found.get("Size"), found.get("ETag")) for found in page.get("Contents", ())]
 
     def _sign(self, key: str) -> Access:
         try:
