@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -17,7 +17,7 @@ def _peak(run: Run) -> float:
     return float(max(run["peak_growth"], run.get("sampled_peak_growth", 0)))
 
 
-_MEASURES = {
+_MEASURES: dict[str, Callable[[Run], float]] = {
     "CPU-s/GB": cpu_per_gigabyte,
     "speed": rate,
     "seconds": lambda run: float(run["seconds"]),

@@ -121,6 +121,14 @@ CONTENDERS: dict[str, Contender] = {
         Contender(
             "tensorizer", "tensorizer", "tensorizer", "tensorizer, from a file in its own format", own_format=True
         ),
+        Contender(
+            "weightstream-s3",
+            "weightstream",
+            "weightstream",
+            "weightstream, S3 (boto3 signs), everything at its default",
+            {"s3": True},
+            from_urls=True,
+        ),
         *(_weightstream_at(concurrency) for concurrency in (16, 32, 64, 128)),
         *(_sockets(connections) for connections in (4, 16, 64)),
         *(_threads("obstore", concurrency) for concurrency in (16, 32, 64)),

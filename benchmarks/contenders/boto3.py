@@ -32,7 +32,7 @@ class Contender(Loader):
         )
         client = boto3.client("s3", endpoint_url=address.endpoint, config=config)
         file = allocate(client.head_object(Bucket=address.bucket, Key=address.key)["ContentLength"])
-        target = memoryview(file.numpy())
+        target = file.numpy().data
 
         def fetch(extent: tuple[int, int]) -> None:
             start, end = extent

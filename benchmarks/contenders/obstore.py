@@ -32,8 +32,7 @@ class Contender(Loader):
             endpoint=address.endpoint,
             virtual_hosted_style_request=False,
             skip_signature=True,
-            client_options={"allow_http": True, "timeout": "600s"}
-            | ({"root_certificate": Path(bundle).read_bytes()} if bundle else {}),
+            client_options={"allow_http": True} | ({"root_certificate": Path(bundle).read_bytes()} if bundle else {}),
         )
         file = allocate(obstore.head(store, address.key)["size"])
         target = file.numpy()

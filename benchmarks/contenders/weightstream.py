@@ -10,19 +10,25 @@ import torch
 
 import weightstream as ws
 from benchmarks.contenders.base import Loader
+from benchmarks.contenders.objects import S3Address
 
 
 class Contender(Loader):
     package = "weightstream"
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, s3: bool = False, **options: Any) -> None:
+        self._s3 = s3
         self._options = options
         self._stats: dict[str, Any] = {}
         self.touches_needed = options.get("backend") == "mmap"
 
     def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        location = locations[0] if len(locations) == 1 else list(locations)
-        with ws.stream(location, **self._options) as stream:
+        options = self._options
+        if self._s3:
+            addresses = [S3Address.of(location) for location in locations]
+            locations = [f"s3://{address.bucket}/{address.key}" for address in addresses]
+            options = {**options, "storage_options": {"endpoint_url": addresses[0].endpoint}}
+        with ws.stream(locations[0] if len(locations) == 1 else list(locations), **options) as stream:
             yield from stream
             self._stats = stream.stats.as_dict()
         # By the file's own name: results are committed, and say nothing of where the machine keeps its files.

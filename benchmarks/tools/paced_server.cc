@@ -73,7 +73,9 @@ struct Connection {
 class Reactor {
  public:
   Reactor(const Settings& settings, const std::vector<int>& listeners)
-      : settings_(settings), epoll_(epoll_create1(EPOLL_CLOEXEC)), timer_(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK)) {
+      : settings_(settings),
+        epoll_(epoll_create1(EPOLL_CLOEXEC)),
+        timer_(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK)) {
     if (epoll_.get() < 0 || timer_.get() < 0) die("epoll");
     // EPOLLEXCLUSIVE: a new connection wakes one thread, not all.
     for (const int listener : listeners) watch(listener, EPOLLIN | EPOLLEXCLUSIVE);
@@ -190,7 +192,8 @@ class Reactor {
     connection.allowed += settings_.rate * duration<double>(now - connection.filled).count();
     connection.filled = now;
     // Time without a request earns no more than one step.
-    connection.allowed = std::min(connection.allowed, response.head_sent == 0 ? step : settings_.rate * kCatchUpSeconds);
+    connection.allowed =
+        std::min(connection.allowed, response.head_sent == 0 ? step : settings_.rate * kCatchUpSeconds);
     while (response.head_sent < response.head.size()) {
       const auto count = send(connection.socket.get(), response.head.data() + response.head_sent,
                               response.head.size() - response.head_sent, MSG_NOSIGNAL | (response.left ? MSG_MORE : 0));

@@ -132,7 +132,8 @@ std::uint64_t size_of(const char* address, int port, const std::string& path) {
 
 void map_memory(BenchmarkObject& object) {
   object.mapped = (object.size + 2 * kHugePage - 1) / kHugePage * kHugePage;
-  object.mapping = mmap(nullptr, object.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  object.mapping =
+      mmap(nullptr, object.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (object.mapping == MAP_FAILED) {
     object.mapping = nullptr;
     throw std::runtime_error(std::string("mmap: ") + std::strerror(errno));
