@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Head:
-    """Other header lines, or another status: {"ETag": None} leaves one out."""
+    """Other header lines, or another status: {"ETag": None} leaves one out. `also`: more lines, of whatever name."""
 
     headers: Mapping[str, str | None] = field(default_factory=dict)
     status: int | None = None
+    also: tuple[tuple[str, str], ...] = ()
 
     def play(self, exchange: Exchange) -> None:
         response = exchange.response
@@ -30,6 +31,7 @@ class Head:
             response.headers.drop(name)
             if value is not None:
                 response.headers.set(name, value)
+        response.headers.lines += self.also
         response.status = self.status or response.status
 
 
@@ -92,6 +94,17 @@ class Whole:
         data = exchange.server.object(exchange.request.path).data
         exchange.response.body = data
         Head({"Content-Range": None, "Content-Length": str(len(data))}, status=200).play(exchange)
+
+
+@dataclass(frozen=True)
+class Longer:
+    """More bytes than were asked for, at the end of the body; Content-Range says nothing of them."""
+
+    data: bytes
+
+    def play(self, exchange: Exchange) -> None:
+        exchange.response.body = bytes(exchange.response.body) + self.data
+        Head({"Content-Length": str(len(exchange.response.body))}).play(exchange)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from checkpoints import raw
 from servers.azurite import AzureServer, azure_server
 from servers.certificates import Authority, make_authority
 from servers.gcs import GcsServer, gcs_server
 from servers.hub import Hub
+from servers.loads import Model
 from servers.nginx import NginxServer, nginx_server
 from servers.s3 import S3Server, s3_server
 
@@ -46,6 +48,13 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Ite
     """nginx, of an empty folder."""
     with nginx_server(tmp_path_factory.mktemp("nginx"), authority) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def remote_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """3 MB in tensors of odd sizes: more than the first read of a source brings, small enough for a test each."""
+    tensors = {f"t{i:02}": raw("U8", (1 + 61_003 * (1 + i % 9),), i) for i in range(11)}
+    return Model.of(tmp_path_factory.mktemp("remote"), tensors)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ server itself (not on a connection) is raised there.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -87,8 +88,13 @@ class Exchange:
         return part
 
     def wait(self, seconds: float) -> None:
-        if self.server.stopping.wait(seconds):
-            raise Over
+        """Does nothing for a while, unless the client leaves or the server is closed."""
+        until = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._connection, select.POLLRDHUP)
+        while (left := until - time.monotonic()) > 0:
+            if self.server.stopping.wait(min(left, 0.02)) or poll.poll(0):
+                raise Over
 
     def finish(self) -> None:
         """Sends what is left."""
@@ -174,6 +180,18 @@ class ScriptedServer:
         """Another version of an object, from the next request on."""
         self.objects[path] = Object(data, last_modified="Tue, 03 Nov 2026 11:11:11 GMT")
 
+    def heal(self) -> None:
+        """Forgets all rules, and what came so far. The clients have to be gone."""
+        self._rules = []
+        self._connection_rules = {}
+        self.requests = []
+        self.connections = 0
+
+    @property
+    def open_connections(self) -> int:
+        with self._lock:
+            return len(self._open)
+
     def request_id(self, number: int) -> str:
         """What the answer to that request said its id was."""
         return f"REQUEST-{self.port}-{number}"
@@ -252,7 +270,7 @@ class ScriptedServer:
                 self._threads.append(self._start(self._serve, connection, self.connections))
 
     def _serve(self, connection: socket.socket, number: int) -> None:
-        plain_socket = connection
+        accepted = connection
         try:
             nothing = Request(0, number, 0, "", "", Headers(), time.monotonic())
             for action in self._connection_rules.get(number, ()):
@@ -260,7 +278,7 @@ class ScriptedServer:
             if self._tls is not None:
                 connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
                 with self._lock:
-                    self._open.add(connection)
+                    self._open = (self._open - {accepted}) | {connection}
                 self._shake_hands(connection)
             received = b""
             position = 0
@@ -274,7 +292,7 @@ class ScriptedServer:
             self._failures.append(error)
         finally:
             with self._lock:
-                self._open -= {plain_socket, connection}
+                self._open -= {accepted, connection}
             connection.close()
 
     def _shake_hands(self, connection: ssl.SSLSocket) -> None:
