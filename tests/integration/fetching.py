@@ -54,12 +54,6 @@ def remote(source: Any) -> RemoteSource:
     return source
 
 
-@pytest.fixture(name="index_by_urllib")
-def by_urllib(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fetches indexes without the core."""
-    monkeypatch.setattr("weightstream.sources.store.fetch", lambda source, _: read(source))
-
-
 def model(folder: Path, *, index: bool = True) -> dict[str, bytes]:
     """Files of a sharded model with contents of no meaning; written to the folder."""
     files = {f"model-{i}-of-3.safetensors": bytes([i]) * (1000 + i) for i in (1, 2, 3)}

@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from fetching import by_urllib, clean_environment, get, model, read, remote  # noqa: F401
+from fetching import clean_environment, get, model, read, remote
 
 import weightstream as ws
 from servers.azurite import ACCOUNT, KEY, AzureServer
@@ -43,7 +43,7 @@ def by_key(azure: AzureServer, **more: Any) -> dict[str, Any]:
     return {"account_url": azure.account_url, "account_key": KEY, **more}
 
 
-def test_a_prefix_by_its_index(azure: AzureServer, stored: dict[str, bytes], index_by_urllib: None) -> None:
+def test_a_prefix_by_its_index(azure: AzureServer, stored: dict[str, bytes]) -> None:
     found = resolve("az://models/llm", by_key(azure))
     assert [source.name for source in found.sources] == [f"az://models/llm/{name}" for name in SHARDS]
     assert found.weight_map == {"t1": 0, "t2": 1, "t3": 2}

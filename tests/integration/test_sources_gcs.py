@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from fetching import by_urllib, clean_environment, get, model, read, remote  # noqa: F401
+from fetching import clean_environment, get, model, read, remote
 
 import weightstream as ws
 from servers.gcs import GcsServer
@@ -39,9 +39,7 @@ def stored(gcs: GcsServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return files
 
 
-def test_a_prefix_by_its_index(
-    gcs: GcsServer, stored: dict[str, bytes], environment: pytest.MonkeyPatch, index_by_urllib: None
-) -> None:
+def test_a_prefix_by_its_index(gcs: GcsServer, stored: dict[str, bytes], environment: pytest.MonkeyPatch) -> None:
     environment.setenv("STORAGE_EMULATOR_HOST", gcs.endpoint)
     found = resolve("gs://models/llm", {})
     assert [source.name for source in found.sources] == [f"gs://models/llm/{name}" for name in SHARDS]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fetching import by_urllib, clean_environment, get, model, read, remote  # noqa: F401
+from fetching import clean_environment, get, model, read, remote
 
 import weightstream as ws
 from servers.hub import TOKEN, Hub
@@ -44,7 +44,7 @@ def options(hub: Hub, **more: Any) -> dict[str, Any]:
     return {"endpoint": hub.api.origin, **more}
 
 
-def test_a_repository_by_its_index(hub: Hub, files: dict[str, bytes], index_by_urllib: None) -> None:
+def test_a_repository_by_its_index(hub: Hub, files: dict[str, bytes]) -> None:
     found = resolve(f"hf://{REPO}", options(hub))
     assert [source.name for source in found.sources] == [f"hf://{REPO}/{name}" for name in SHARDS]
     assert found.weight_map == {"t1": 0, "t2": 1, "t3": 2}
@@ -236,7 +236,7 @@ def test_forms_of_a_location(location: str, root: str, key: str) -> None:
     assert hf.split(location) == (root, key)
 
 
-def test_contents_of_an_index_are_checked(hub: Hub, index_by_urllib: None) -> None:
+def test_contents_of_an_index_are_checked(hub: Hub) -> None:
     index = json.dumps({"weight_map": {"x": "../secret.safetensors"}}).encode()
     hub.commit(REPO, {"model.safetensors.index.json": index})
     with pytest.raises(ws.FormatError, match=r"has '\.\.'"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fetching import by_urllib, clean_environment, get, read, remote  # noqa: F401
+from fetching import clean_environment, get, read, remote
 
 import weightstream as ws
 from servers.messages import plain
@@ -64,7 +64,7 @@ def test_options_of_several_storages() -> None:
         resolve(["https://host.test/b", "gs://b/k"], {"headers": {}, "region_name": "x"})
 
 
-def test_an_index(index_by_urllib: None) -> None:
+def test_an_index() -> None:
     objects = {
         f"/m/{INDEX}": index_of(x="b 1+%.safetensors", y="deep/a.safetensors"),
         "/m/b 1+%.safetensors": b"b",
@@ -79,7 +79,7 @@ def test_an_index(index_by_urllib: None) -> None:
         assert {file.key: read(file.source) for file in files} == {key[3:]: data for key, data in objects.items()}
 
 
-def test_an_index_that_is_signed_for_itself(s3: S3Server, index_by_urllib: None) -> None:
+def test_an_index_that_is_signed_for_itself(s3: S3Server) -> None:
     s3.put("models", f"signed/{INDEX}", index_of(x="a.safetensors"))
     s3.put("models", "signed/a.safetensors", b"a")
     with pytest.raises(ws.ConfigError, match=r"the query of this URL is for the index alone.*as a list") as caught:

@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from fetching import by_urllib, clean_environment, get, model, read, remote  # noqa: F401
+from fetching import clean_environment, get, model, read, remote
 
 import weightstream as ws
 from servers.messages import plain
@@ -50,7 +50,7 @@ def options(s3: S3Server, keys: Any = READER, **more: Any) -> dict[str, Any]:
     }
 
 
-def test_a_prefix_by_its_index(s3: S3Server, stored: dict[str, bytes], index_by_urllib: None) -> None:
+def test_a_prefix_by_its_index(s3: S3Server, stored: dict[str, bytes]) -> None:
     found = resolve("s3://models/llm", options(s3))
     assert [source.name for source in found.sources] == [f"s3://models/llm/{name}" for name in SHARDS]
     assert found.weight_map == {"t1": 0, "t2": 1, "t3": 2}
