@@ -20,7 +20,7 @@ from benchmarks import caches, memory
 from benchmarks.caches import CacheError
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.files import MANIFEST, DataSet
-from benchmarks.servers import Server
+from benchmarks.servers import Server, ServerError
 from benchmarks.worker import Job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,11 +165,7 @@ def prepare_cache(files: Sequence[Path], state: str) -> str:
     return caches.make_cold(files) if state == "cold" else caches.make_warm(files)
 
 
-def run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions: Conditions) -> dict[str, Any]:
-    """One timed load by one contender in a fresh process.
-
-    Raises WorkerError when it fails, CacheError when the page cache is not in the wanted state.
-    """
+def _run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions: Conditions) -> dict[str, Any]:
     server = conditions.server
     files = list(data.files) if server else converted(contender, data.files)
     primers = list(primer.files) if server else converted(contender, primer.files)
@@ -216,6 +212,20 @@ def run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions:
         "prewarmed_bytes": warmed["bytes"],
         "prewarm_seconds": warmed["seconds"],
     }
+
+
+def run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions: Conditions) -> dict[str, Any]:
+    """One timed load by one contender in a fresh process.
+
+    Raises WorkerError when it fails, CacheError when the page cache is not in the wanted state, ServerError when the
+    server is gone.
+    """
+    try:
+        return _run_worker(contender, data, primer, conditions)
+    except (WorkerError, OSError) as error:
+        if conditions.server and (reason := conditions.server.ended()):
+            raise ServerError(reason) from error
+        raise
 
 
 def contender_named(name: str) -> Contender:

@@ -80,9 +80,10 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         for port in self._ports:
             while True:
-                assert self._process is not None
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise ServerError(f"the server did not start: {self._last_words()}")
+                if reason := self.ended():
+                    raise ServerError(reason)
+                if time.monotonic() > deadline:
+                    raise ServerError(f"the server does not answer: {self._last_words()}")
                 try:
                     socket.create_connection((LOOPBACK, port), timeout=1).close()
                     break
@@ -93,6 +94,12 @@ class Server:
         assert self._log is not None
         self._log.seek(0)
         return self._log.read().strip()[-1000:] or "it said nothing"
+
+    def ended(self) -> str | None:
+        """How the server came to its end before it was asked to, if it did."""
+        assert self._process is not None
+        status = self._process.poll()
+        return None if status is None else f"the server ended with status {status}: {self._last_words()}"
 
     def url(self, path: Path, *, primer: bool = False) -> str:
         """The URL of a file below the root; with `primer`, on the second port."""
