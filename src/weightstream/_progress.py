@@ -21,15 +21,20 @@ _REFRESH_SECONDS = 0.1
 class Progress:
     """The bar of one load of `total_bytes` bytes in `total_tensors` tensors.
 
-    `description` is a few words that say what is loaded. Use the bar as a context manager, or call `close()`. One
-    thread updates it. While it is open, nothing else should write to the terminal's current line.
+    `description` is a few words that say what is loaded; `noun` is what is counted. Use the bar as a context manager,
+    or call `close()`. One thread updates it. While it is open, nothing else should write to the terminal's current
+    line.
 
     For example, `with Progress(stream.nbytes, len(stream), "model") as bar:` and then, now and again,
     `bar.update(stream.stats.bytes, stream.stats.tensors)`.
     """
 
-    def __init__(self, total_bytes: int, total_tensors: int, description: str = "loading") -> None:
+    def __init__(
+        self, total_bytes: int, total_tensors: int, description: str = "loading", noun: str = "tensors"
+    ) -> None:
+        self._total_bytes = total_bytes
         self._total_tensors = total_tensors
+        self._noun = noun
         self._bytes = 0
         self._tensors = 0
         self._closed = threading.Event()
@@ -52,6 +57,11 @@ class Progress:
         """Show that `nbytes` bytes and `tensors` tensors were handed out so far. Costs next to nothing."""
         self._bytes = nbytes
         self._tensors = tensors
+
+    def extend(self, nbytes: int, tensors: int) -> None:
+        """Add so many bytes and tensors to what is to come."""
+        self._total_bytes += nbytes
+        self._total_tensors += tensors
 
     def close(self) -> None:
         """Draw the final state and leave it on the screen. Closing twice is fine."""
@@ -81,8 +91,10 @@ class Progress:
         # The average since the start: when the storage stalls it falls, where the rate of the last reads would freeze.
         elapsed = self._bar.tasks[0].elapsed or 0.0
         rate = f"{self._bytes / elapsed / 1e9:.2f} GB/s" if self._bytes and elapsed else ""
-        tensors = f"{self._tensors}/{self._total_tensors} tensors"
-        self._bar.update(self._task, completed=self._bytes, rate=rate, tensors=tensors, refresh=True)
+        tensors = f"{self._tensors}/{self._total_tensors} {self._noun}"
+        self._bar.update(
+            self._task, completed=self._bytes, total=self._total_bytes, rate=rate, tensors=tensors, refresh=True
+        )
 
 
 def prepare() -> None:

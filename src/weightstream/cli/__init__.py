@@ -11,6 +11,7 @@ from .._version import __version__
 from ._common import Program
 from .inspect import inspect
 from .load import load
+from .pull import pull
 
 __all__ = ["main"]
 
@@ -34,3 +35,4 @@ def main() -> None:
 
 main.add_command(load)
 main.add_command(inspect)
+main.add_command(pull)

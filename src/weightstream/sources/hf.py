@@ -119,7 +119,7 @@ class HubStore(Store):
             )
             for found in tree:
                 if isinstance(found, self._hub.hf_api.RepoFile) and found.path.startswith(prefix):
-                    yield Entry(found.path, found.size)
+                    yield Entry(found.path, found.size, version=found.lfs.sha256 if found.lfs else found.blob_id)
         except errors.EntryNotFoundError:
             return
         except Exception as error:
@@ -127,7 +127,7 @@ class HubStore(Store):
 
     def find(self, key: str) -> Entry:
         """Reading it finds out: `source` asks the Hub where it is."""
-        return Entry(key)
+        return Entry(key, version=self._commit)
 
     def source(self, entry: Entry) -> Source:
         """From the cache, or from where the Hub says that it is."""

@@ -88,7 +88,12 @@ def _file(path: str, key: str) -> File:
         _fail(error)
     if not stat.S_ISREG(status.st_mode):
         raise ConfigError("not a regular file", source=path)
-    return File(key, status.st_size, LocalSource(path))
+    return File(key, status.st_size, LocalSource(path), version_of(status))
+
+
+def version_of(status: os.stat_result) -> str:
+    """What tells a file from what it was before: the same that the core compares."""
+    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _fail(error: OSError) -> NoReturn:

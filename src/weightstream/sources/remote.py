@@ -178,12 +178,14 @@ class File:
         key: where it lies below the location, with "/" between folders; checked, so that it stays below.
         size: bytes, or None when the storage did not say.
         source: where it is read from.
+        version: another one when the contents are others, as an ETag or a generation; None where nothing says so.
 
     """
 
     key: str
     size: int | None
     source: Source
+    version: str | None = None
 
 
 def printable(url: str) -> str:

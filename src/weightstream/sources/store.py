@@ -134,7 +134,10 @@ def list_files(store: Store, key: str) -> list[File]:
     for key, entry in zip(keys, entries, strict=True):
         names.check_key(key, store.name(entry.key))
     sources = store.sources(entries)
-    return [File(key, entry.size, source) for key, entry, source in zip(keys, entries, sources, strict=True)]
+    return [
+        File(key, entry.size, source, entry.etag or entry.version)
+        for key, entry, source in zip(keys, entries, sources, strict=True)
+    ]
 
 
 def _folder(key: str) -> str:
