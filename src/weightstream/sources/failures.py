@@ -34,6 +34,7 @@ _UNREACHABLE = (
     (("SSLError", "SSLV3", "SSL:", "TLSV1"), "the TLS handshake failed"),
     (("NameResolutionError", "gaierror", "Name or service not known", "getaddrinfo"), "its name cannot be resolved"),
     (("Connection refused", "ConnectionRefused"), "it refused the connection"),
+    (("RemoteDisconnected", "ConnectionReset", "RemoteProtocolError", "IncompleteRead"), "it broke the connection"),
     (("ProxyError", "ProxyConnectionError"), "the proxy cannot be reached"),
     (("ConnectTimeout",), "it did not answer in time"),
     (("ReadTimeout", "timed out", "Timeout"), "it did not answer in time"),
@@ -43,6 +44,7 @@ _HINTS = {
     "the TLS handshake failed": "is this an https endpoint?",
     "its name cannot be resolved": "check the endpoint's name, and the network",
     "it refused the connection": "check the endpoint's host and port",
+    "it broke the connection": "check that the endpoint is one of this storage",
     "the proxy cannot be reached": "check HTTPS_PROXY and NO_PROXY",
     "it did not answer in time": "check the endpoint, the network and its firewalls",
 }
