@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import torch
@@ -31,10 +32,10 @@ class S3Address:
         bucket, _, key = unquote(parts.path.lstrip("/")).partition("/")
         return cls(f"{parts.scheme}://{parts.netloc}", bucket, key)
 
-
-def ca_bundle() -> str | None:
-    """The file with the CA that signed the server's certificate, if it has one."""
-    return os.environ.get("AWS_CA_BUNDLE")
+    @property
+    def ca_bundle(self) -> Path | None:
+        """The file with the CA that signed the server's certificate, if it has one."""
+        return Path(os.environ["AWS_CA_BUNDLE"]) if self.endpoint.startswith("https:") else None
 
 
 def ranges(size: int) -> Sequence[tuple[int, int]]:

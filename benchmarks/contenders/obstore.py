@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import obstore
@@ -12,7 +11,7 @@ import torch
 from obstore.store import S3Store
 
 from benchmarks.contenders.base import Loader
-from benchmarks.contenders.objects import S3Address, allocate, ca_bundle, ranges, tensors_of
+from benchmarks.contenders.objects import S3Address, allocate, ranges, tensors_of
 
 
 class Contender(Loader):
@@ -26,13 +25,13 @@ class Contender(Loader):
             yield from tensors_of(self._read(S3Address.of(location)))
 
     def _read(self, address: S3Address) -> torch.Tensor:
-        bundle = ca_bundle()
+        bundle = address.ca_bundle
         store = S3Store(
             address.bucket,
             endpoint=address.endpoint,
             virtual_hosted_style_request=False,
             skip_signature=True,
-            client_options={"allow_http": True} | ({"root_certificate": Path(bundle).read_bytes()} if bundle else {}),
+            client_options={"allow_http": True} | ({"root_certificate": bundle.read_bytes()} if bundle else {}),
         )
         file = allocate(obstore.head(store, address.key)["size"])
         target = file.numpy()

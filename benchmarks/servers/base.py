@@ -18,6 +18,7 @@ from urllib.parse import quote
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
+_CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _PR_SET_PDEATHSIG = 1
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -121,7 +122,7 @@ class Server:
             "no_proxy": LOOPBACK,
         }
         if self.ca_bundle:
-            variables |= {"AWS_CA_BUNDLE": str(self.ca_bundle), "SSL_CERT_FILE": str(self.ca_bundle)}
+            variables |= dict.fromkeys(_CA_VARIABLES, str(self.ca_bundle))
         return variables
 
     def cpu_seconds(self) -> float:

@@ -105,7 +105,8 @@ void ask(Socket& socket, const std::string& path, std::uint64_t begin, std::uint
     head = std::string_view(answer.buffer.data(), filled).find("\r\n\r\n");
   }
   const std::string_view text(answer.buffer.data(), head);
-  if (!text.starts_with("HTTP/1.1 206")) throw std::runtime_error("not a 206: " + std::string(text.substr(0, 40)));
+  if (!text.starts_with("HTTP/1.1 206"))
+    throw std::runtime_error("not a 206: " + std::string(text.substr(0, text.find("\r\n"))));
   constexpr std::string_view kName = "Content-Range: bytes ";
   const auto at = text.find(kName);
   const auto slash = at == std::string_view::npos ? at : text.find('/', at);
