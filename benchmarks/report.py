@@ -170,9 +170,9 @@ def _remarks(result: Result) -> list[str]:
         remarks.append(f"fio's best settings were {', '.join(sorted(used))}, of {len(tried)} tried.")
     if floor := result.get("floor_seconds"):
         remarks.append(f"The floor is {floor:.2f} s: {result['data']['bytes'] / 1e9:.2f} GB over 64 such connections.")
+    targets = [] if result["tiny"] else result.get("targets", [])
     remarks += [
-        f"Target {'met' if one['met'] else 'missed'}: {one['target']}; measured {one['value']:.3g}."
-        for one in result.get("targets", [])
+        f"Target {'met' if one['met'] else 'missed'}: {one['target']}; measured {one['value']:.3g}." for one in targets
     ]
     return remarks
 
