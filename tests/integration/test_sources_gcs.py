@@ -218,6 +218,25 @@ def test_what_the_service_answers(
     assert caught.value.request_id in (None, "upload1")
 
 
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_which_certificates_are_trusted(tmp_path: Path, authority: Any, environment: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other.pem"
+    import certifi
+
+    other.write_bytes(Path(certifi.where()).read_bytes())
+    environment.setenv("REQUESTS_CA_BUNDLE", str(other))
+    with ScriptedServer(Service(), tls=authority.context()) as server:
+        settings = {"endpoint_url": server.origin, "credentials_file": account(tmp_path, server)}
+        with pytest.raises(ws.ServerError, match="certificate is not trusted; give its CA bundle"):
+            resolve("gs://b/a.safetensors", settings)
+        for verify in (str(authority.bundle), False):
+            (source,) = resolve("gs://b/a.safetensors", {**settings, "verify": verify}).sources
+            assert remote(source).transport.sdk_verify == verify
+        environment.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+        (source,) = resolve("gs://b/a.safetensors", settings).sources
+        assert get(remote(source).access, str(authority.bundle)) == b"a.safetensors"
+
+
 def test_no_credentials() -> None:
     since = time.monotonic()
     with pytest.raises(ws.AuthError, match=r"gcloud auth application-default login.*anonymous"):

@@ -338,3 +338,64 @@ def test_a_refused_url_is_refused(s3: S3Server, stored: dict[str, bytes]) -> Non
         get(Access(source.access.url[:-1] + ("0" if source.access.url[-1] != "0" else "1")))
     assert caught.value.code == 403
     caught.value.close()
+
+
+@pytest.mark.parametrize("location", ["s3://bucket/a.safetensors", "s3://bucket/m"])
+def test_the_region_of_a_bucket_is_found_out(monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+    """Amazon sends who asks in the wrong region elsewhere; what is signed afterwards is signed for there."""
+    from botocore.awsrequest import AWSResponse
+    from botocore.httpsession import URLLib3Session
+
+    listing = b"<ListBucketResult><Name>bucket</Name><Contents><Key>m/a.safetensors</Key></Contents></ListBucketResult>"
+    asked: list[str] = []
+
+    class Raw:
+        def __init__(self, data: bytes) -> None:
+            self.data = data
+
+        def stream(self, **_: Any) -> list[bytes]:
+            return [self.data]
+
+    def send(self: URLLib3Session, request: Any) -> AWSResponse:
+        asked.append(request.url)
+        if "eu-north-1" in request.url:
+            return AWSResponse(request.url, 200, {"ETag": '"e"'}, Raw(b"" if request.method == "HEAD" else listing))
+        return AWSResponse(request.url, 301, {"x-amz-bucket-region": "eu-north-1"}, Raw(b""))
+
+    monkeypatch.setattr(URLLib3Session, "send", send)
+    keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK", "region_name": "us-west-2"}
+    source = remote(resolve(location, keys).sources[0])
+    assert len(asked) == 2
+    assert urlsplit(source.access.url).hostname == "bucket.s3.eu-north-1.amazonaws.com"
+    assert "eu-north-1" in parse_qs(urlsplit(source.access.url).query)["X-Amz-Credential"][0]
+    assert source.renew is not None
+    assert "s3.eu-north-1." in source.renew().url
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "host"),
+    [
+        ({}, {}, "bucket.s3.eu-west-1.amazonaws.com"),
+        ({"s3": {"addressing_style": "path"}}, {}, "s3.eu-west-1.amazonaws.com"),
+        ({"s3": {"use_accelerate_endpoint": True}}, {}, "bucket.s3-accelerate.amazonaws.com"),
+        ({"use_fips_endpoint": True}, {"region_name": "us-east-2"}, "bucket.s3-fips.us-east-2.amazonaws.com"),
+        ({"use_dualstack_endpoint": True}, {}, "bucket.s3.dualstack.eu-west-1.amazonaws.com"),
+        ({}, {"anonymous": True}, "bucket.s3.eu-west-1.amazonaws.com"),
+    ],
+)
+def test_how_buckets_are_addressed(config: dict[str, Any], settings: dict[str, Any], host: str) -> None:
+    from weightstream.sources import s3 as backend
+    from weightstream.sources.store import Entry
+
+    keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK", "aws_session_token": "ST"}
+    with backend.connect("bucket", {"region_name": "eu-west-1", "config": config, **keys, **settings}) as store:
+        access = remote(store.source(Entry("a.safetensors"))).access
+    url = urlsplit(access.url)
+    assert url.hostname == host
+    query = parse_qs(url.query)
+    if settings.get("anonymous"):
+        assert (url.query, access.expires_at) == ("", None)
+    else:
+        # Nothing but the host is signed, so that nothing but the URL has to be sent.
+        assert query["X-Amz-SignedHeaders"] == ["host"]
+        assert query["X-Amz-Security-Token"] == ["ST"]

@@ -54,6 +54,18 @@ def test_an_object(fake_core: FakeCore) -> None:
     assert objects.asked == ["find m/a.safetensors"]
 
 
+def test_only_the_first_of_many_is_asked_for(fake_core: FakeCore) -> None:
+    keys = [f"m/{i}.safetensors" for i in range(3)]
+    objects = Objects(fake_core, dict.fromkeys(keys, b"abc"))
+    found = [store.resolve(objects, key).sources[0] for key in keys]
+    assert objects.asked == ["find m/0.safetensors"]
+    assert [(source.name, source.size) for source in found if isinstance(source, RemoteSource)] == [
+        ("mem://m/0.safetensors", 3),
+        ("mem://m/1.safetensors", None),
+        ("mem://m/2.safetensors", None),
+    ]
+
+
 def test_an_object_of_any_name(fake_core: FakeCore) -> None:
     objects = Objects(fake_core, {"m/weights": b"abc"})
     (source,) = store.resolve(objects, "m/weights").sources

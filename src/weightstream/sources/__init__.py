@@ -12,6 +12,7 @@ from typing import Any, Union
 from .._errors import ConfigError, FormatError
 from . import local
 from .remote import TRANSPORT_OPTIONS, Access, File, LocalSource, RemoteSource, Source, Transport, printable
+from .setup import Setup
 
 __all__ = [
     "Access",
@@ -20,8 +21,10 @@ __all__ = [
     "Location",
     "RemoteSource",
     "Resolved",
+    "Setup",
     "Source",
     "Transport",
+    "describe",
     "list_files",
     "resolve",
 ]
@@ -117,6 +120,24 @@ def list_files(location: Location, storage_options: Mapping[str, Any]) -> list[F
     return list(files.values())
 
 
+def describe(location: str, storage_options: Mapping[str, Any]) -> Setup | None:
+    """How one location is reached, for people; None for a local one.
+
+    Raises:
+        ConfigError: as `resolve`.
+
+    """
+    from .setup import describe as describe_url
+
+    with _Stores(location, storage_options) as stores:
+        (part,) = stores.parts
+        scheme = _SCHEME.match(part)
+        if not scheme:
+            return None
+        name = scheme[1].lower()
+        return describe_url(name, stores.module_of(name), part, stores.options_of(name))
+
+
 class _Stores:
     """The parts of a location, and the store of each; one store per bucket, opened once, closed at the end."""
 
@@ -147,10 +168,17 @@ class _Stores:
         module = self._modules[scheme]
         root, key = module.split(part)
         if (scheme, root) not in self._opened:
-            takes = TRANSPORT_OPTIONS | module.OPTIONS
-            options = {name: value for name, value in self._options.items() if name in takes and value is not None}
-            self._opened[scheme, root] = module.connect(root, options)
+            self._opened[scheme, root] = module.connect(root, self.options_of(scheme))
         return self._opened[scheme, root], key
+
+    def module_of(self, scheme: str) -> Any:
+        """The backend of a scheme."""
+        return self._modules[scheme]
+
+    def options_of(self, scheme: str) -> dict[str, Any]:
+        """The options that it takes."""
+        takes = TRANSPORT_OPTIONS | self._modules[scheme].OPTIONS
+        return {name: value for name, value in self._options.items() if name in takes and value is not None}
 
     def __enter__(self) -> _Stores:
         return self

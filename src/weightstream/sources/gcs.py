@@ -216,7 +216,6 @@ def _entry(found: Mapping[str, Any]) -> Entry:
 def _prepare(session: Any, transport: Transport) -> None:
     adapters = failures.sdk("requests.adapters", "gcs", "gs")
     retry = failures.sdk("urllib3.util.retry", "gcs", "gs")
-    session.verify = transport.sdk_verify
     policy = retry.Retry(
         total=2,
         connect=1,
@@ -226,8 +225,14 @@ def _prepare(session: Any, transport: Transport) -> None:
         respect_retry_after_header=False,  # it could ask for more than our half minute
         raise_on_status=False,
     )
-    session.mount("https://", adapters.HTTPAdapter(max_retries=policy))
-    session.mount("http://", adapters.HTTPAdapter(max_retries=policy))
+
+    class Adapter(adapters.HTTPAdapter):  # type: ignore[name-defined,misc]
+        # A session's own `verify` gives way to REQUESTS_CA_BUNDLE, which Transport has already weighed.
+        def send(self, request: Any, **settings: Any) -> Any:
+            return super().send(request, **{**settings, "verify": transport.sdk_verify})
+
+    session.mount("https://", Adapter(max_retries=policy))
+    session.mount("http://", Adapter(max_retries=policy))
 
 
 def _credentials(options: Mapping[str, Any], emulated: bool, request: Any, where: str) -> Any:

@@ -11,8 +11,9 @@ Objects are read by presigned URLs, which end when the credentials do, after an 
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .._errors import (
@@ -33,6 +34,7 @@ _CLIENT = frozenset({"endpoint_url", "region_name", "use_ssl", "api_version"})
 _CREDENTIALS = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
 OPTIONS = _CLIENT | _CREDENTIALS | {"profile_name", "config", "requester_pays", "anonymous"}
 
+_AMAZON = re.compile(r"\.amazonaws\.com(\.cn)?$")
 _LIFETIME = 3600  # seconds for which a URL is signed
 # Two tries with these stay below 30 seconds.
 _DEFAULTS = {
@@ -63,6 +65,11 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
     config = {**_DEFAULTS, **given}
     if options.get("anonymous"):
         config["signature_version"] = failures.sdk("botocore", "s3", "s3").UNSIGNED
+
+    def client_of(settings: Mapping[str, Any], **region: str) -> Any:
+        arguments = {**{name: options[name] for name in _CLIENT if name in options}, **region}
+        return session.client("s3", config=botocore_config.Config(**settings), verify=transport.sdk_verify, **arguments)
+
     try:
         core_session = botocore_session.Session(profile=options.get("profile_name"))
         transport = Transport.of(options, core_session.get_config_variable("ca_bundle"))
@@ -71,29 +78,39 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
             region_name=options.get("region_name"),
             **{name: options[name] for name in _CREDENTIALS if name in options},
         )
-        client = session.client(
-            "s3",
-            config=botocore_config.Config(**config),
-            verify=transport.sdk_verify,
-            **{name: options[name] for name in _CLIENT if name in options},
-        )
+        client = client_of(config)
+        style = (client.meta.config.s3 or {}).get("addressing_style") or "auto"
+        if style == "auto" and _AMAZON.search(client.meta.endpoint_url):
+            # Else URLs are signed for the global endpoint, which sends who asks for a new bucket elsewhere.
+            config["s3"] = {**(config.get("s3") or {}), "addressing_style": "virtual"}
+            client = client_of(config)
     except (exceptions.BotoCoreError, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"boto3 does not take these settings: {_text(error)}", source=where) from None
     note_plain(client.meta.endpoint_url, "signed URLs travel")
-    return S3Store(root, session, client, transport, options)
+    return S3Store(root, session, client, lambda region: client_of(config, region_name=region), transport, options)
 
 
 class S3Store(Store):
     """One bucket."""
 
     def __init__(
-        self, bucket: str, session: Any, client: Any, transport: Transport, options: Mapping[str, Any]
+        self,
+        bucket: str,
+        session: Any,
+        client: Any,
+        client_in: Callable[[str], Any],
+        transport: Transport,
+        options: Mapping[str, Any],
     ) -> None:
         self._bucket = bucket
         self._session = session
         self._client = client
+        self._client_in = client_in  # another region
+        self._region: str = client.meta.region_name
+        # The SDK finds out where a bucket is, and signs its own requests for there, but not URLs.
+        client.meta.events.register("request-created.s3", self._remember_region)
         self._transport = transport
         self._anonymous = bool(options.get("anonymous"))
         self._payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
@@ -145,6 +162,9 @@ class S3Store(Store):
 
     def _sign(self, key: str) -> Access:
         try:
+            if self._region != self._client.meta.region_name:
+                self._client.close()
+                self._client = self._client_in(self._region)
             lifetime = self._lifetime()
             signed_at = time.time()
             url = self._client.generate_presigned_url(
@@ -154,6 +174,11 @@ class S3Store(Store):
             raise self._translated(error, key, "sign a URL") from None
         headers = {"x-amz-request-payer": "requester"} if self._payer else {}
         return Access(url, headers, None if self._anonymous else signed_at + lifetime)
+
+    def _remember_region(self, request: Any, **_: Any) -> None:
+        region = request.context.get("signing", {}).get("region")
+        if region and region != "*":  # of a request that is valid in all regions
+            self._region = region
 
     def _lifetime(self) -> int:
         """Seconds until the credentials end, an hour at most: a URL does not outlive what signed it."""

@@ -39,6 +39,7 @@ class Found:
 class Store(abc.ABC):
     """One opened client: what lists also signs, so that endpoint and credentials are the same for both."""
 
+    _asked = False
     lists = True  # whether `entries` finds anything; without it there are only files and indexes
 
     @abc.abstractmethod
@@ -57,6 +58,22 @@ class Store(abc.ABC):
             NotFoundError: it is not there.
 
         """
+
+    def named(self, key: str) -> Entry:
+        """An object that a location names.
+
+        The service is asked for the first one only, which finds out whether endpoint, credentials and region are right;
+        for each of hundreds of shards that would take too long.
+
+        Raises:
+            NotFoundError: it is not there.
+
+        """
+        if self._asked:
+            return Entry(key)
+        entry = self.find(key)
+        self._asked = True
+        return entry
 
     @abc.abstractmethod
     def source(self, entry: Entry) -> Source:
@@ -93,7 +110,7 @@ def resolve(store: Store, key: str) -> Found:
     if key.endswith(INDEX_SUFFIX):
         return _index(store, store.find(key), {})
     if key.endswith(names.SUFFIX) or not store.lists:
-        return Found([store.source(store.find(key))])
+        return Found([store.source(store.named(key))])
     folder = _folder(key)
     below = {entry.key[len(folder) :]: entry for entry in store.entries(folder, recursive=False)}
     below = {name: entry for name, entry in below.items() if name and not name.endswith("/")}
