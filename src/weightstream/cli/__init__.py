@@ -9,6 +9,7 @@ import click
 
 from .._version import __version__
 from ._common import Program
+from .doctor import doctor
 from .inspect import inspect
 from .load import load
 from .pull import pull
@@ -36,3 +37,4 @@ def main() -> None:
 main.add_command(load)
 main.add_command(inspect)
 main.add_command(pull)
+main.add_command(doctor)
