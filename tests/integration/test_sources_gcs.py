@@ -158,7 +158,7 @@ def test_a_service_account(
     assert all(request.query["userProject"] == "payer" for request in server.requests if request.path != "/token")
     assert found[0].renew is not None
     again = found[0].renew()
-    assert again.headers == {"authorization": "Bearer token2"}
+    assert again.headers["authorization"] == "Bearer token2"
     assert get(again) == b"m/0.safetensors"
     assert "token2" not in repr(again)
 

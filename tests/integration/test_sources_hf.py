@@ -30,7 +30,9 @@ def environment(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         patch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         yield patch
-        huggingface_hub.close_session()
+        # As versions before 1.0 called it.
+        close = getattr(huggingface_hub, "close_session", None) or huggingface_hub.utils.reset_sessions
+        close()
 
 
 @pytest.fixture
