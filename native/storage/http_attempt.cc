@@ -152,7 +152,7 @@ bool HttpAttempt::take_body(const std::byte* data, std::size_t bytes) {
     // A response that is not kept may be of any size: only errors are worth reading, and those only so far.
     if (verdict_->outcome == Outcome::kFail && head_.status < 300) return false;
   }
-  if (verdict_->outcome != Outcome::kBody) {
+  if (verdict_->outcome != Outcome::kBody || head_.status >= 300) {
     const auto room = kMostErrorBodyBytes - error_body_.size();
     error_body_.append(reinterpret_cast<const char*>(data), std::min(bytes, room));
     return error_body_.size() < kMostErrorBodyBytes;

@@ -120,8 +120,10 @@ std::string service_code_of(std::string_view body) {
   // {"error": {"errors": [{"reason": "notFound"}]}}
   const auto reason = body.find("\"reason\"");
   if (reason == std::string_view::npos) return {};
-  body = body.substr(reason + 8);
-  return word(between("\"", "\""));
+  body = trim(body.substr(reason + 8));
+  if (!body.starts_with(':')) return {};
+  body = trim(body.substr(1));
+  return body.starts_with('"') ? word(between("\"", "\"")) : std::string();  // a number or null is no name
 }
 
 }  // namespace weightstream

@@ -41,6 +41,17 @@ bool is_loopback(const std::string& url) {
   return host == "localhost" || host.starts_with("127.") || host == "[::1]";
 }
 
+// What a server sent, fit to be printed.
+std::string shown(const std::string& text) {
+  constexpr std::size_t kMost = 100;
+  if (text.empty()) return "not there";
+  std::string result = text.substr(0, kMost);
+  for (char& c : result) {
+    if (c < 32 || c > 126) c = '?';
+  }
+  return text.size() > kMost ? result + "..." : result;
+}
+
 bool has_control(const std::string& text) {
   return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; });
 }
@@ -199,10 +210,10 @@ void HttpObject::renewal_failed(std::string message) const {
   renewal_pending_ = false;
 }
 
-Error HttpObject::changed(const char* what, std::string before, std::string now) const {
+Error HttpObject::changed(const char* what, const std::string& before, const std::string& now) const {
   return {.code = ErrorCode::kSourceChanged,
           .message = std::string("the object was replaced while it was being read: its ") + what + " was " +
-                     std::move(before) + ", and is now " + std::move(now) + "; load it again",
+                     shown(before) + ", and is now " + shown(now) + "; load it again",
           .source = name_};
 }
 

@@ -107,7 +107,7 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
  private:
   HttpObject(std::string name, HttpAccess access, std::optional<std::uint64_t> size, std::string etag,
              HttpOptions options, std::shared_ptr<Renewals> renewals, std::shared_ptr<HttpHost> host);
-  [[nodiscard]] Error changed(const char* what, std::string before, std::string now) const;
+  [[nodiscard]] Error changed(const char* what, const std::string& before, const std::string& now) const;
 
   const std::string name_;
   const HttpOptions options_;

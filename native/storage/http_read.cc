@@ -54,12 +54,14 @@ void HttpRead::fail(Error error) {
 }
 
 bool HttpRead::wants_attempt(Clock::time_point now) {
-  if (now < due_) return false;
   if (object().size_known() && at_ >= end()) {  // nothing is wanted
     result_.emplace(ReadEffort{});
     return false;
   }
-  if (seconds_between(begun_, now) > object().options().policy.deadline) {
+  const auto deadline = begun_ + to_duration(object().options().policy.deadline);
+  due_ = std::min(due_, deadline);
+  if (now < due_) return false;
+  if (now >= deadline) {
     fail({.code = ErrorCode::kTimeout,
           .message = "the deadline for one read passed" +
                      (refusal_.message.empty() ? std::string() : "; last: " + refusal_.message),
@@ -96,7 +98,7 @@ bool HttpRead::wants_attempt(Clock::time_point now) {
   }
   const auto quiet = object().host().quiet_until();
   if (quiet > now) {
-    due_ = quiet + to_duration(jittered(0.05));
+    due_ = std::min(quiet + to_duration(jittered(0.05)), deadline);
     return false;
   }
   return true;

@@ -219,6 +219,11 @@ Verdict judge_transport(CURLcode code, const std::string& detail, const HttpHead
     case CURLE_BAD_CONTENT_ENCODING:
       return verdict(Outcome::kFail, ErrorCode::kProtocol, host + " does not answer in HTTP/1.1");
     case CURLE_OUT_OF_MEMORY:
+      // What libcurl says of a header line beyond its own limit, too.
+      if (head.status != 0 && got == 0) {
+        return verdict(Outcome::kFail, ErrorCode::kProtocol, "a response header is too long, or memory is short");
+      }
+      [[fallthrough]];
     case CURLE_FAILED_INIT: {
       auto result = verdict(Outcome::kFail, ErrorCode::kStorage, "out of memory");
       result.error.system_errno = ENOMEM;
