@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from .. import _config, sources
-from .._errors import AuthError, NotFoundError, StorageError
+from .._errors import AuthError, ConfigError, NotFoundError, StorageError
 from ..cli._format import bytes_text, count_text, printable, seconds_text
 from ..sources.remote import is_plain_elsewhere
 from ..sources.remote import printable as without_secrets
@@ -184,7 +184,9 @@ def _size_of(source: sources.Source) -> int | None:
         raise AuthError("permission denied", source=source.path, errno=error.errno) from None
     except OSError as error:
         raise StorageError(f"cannot read it: {error.strerror}", source=source.path, errno=error.errno) from None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
+        raise ConfigError("not a regular file", source=source.path)
+    return status.st_size
 
 
 def _mount_of(path: str) -> tuple[str, str]:

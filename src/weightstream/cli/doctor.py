@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -56,14 +56,18 @@ def doctor(ctx: click.Context, location: str, as_json: bool) -> None:
         status = 0 if ok else EXIT_FAILED
     finally:
         if examination.abandoned:
-            # A thread that hangs in a call would keep the process, or bring it down in an ugly way.
             if status == EXIT_INTERRUPTED:
                 click.echo("interrupted", err=True)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            _end(status)
     if status:
         ctx.exit(status)
+
+
+def _end(status: int) -> NoReturn:
+    """Ends the process: a thread that hangs in a call would bring it down in an ugly way, or not let it end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _text(step: Step) -> str:
