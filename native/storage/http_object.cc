@@ -36,9 +36,12 @@ class Url {
   bool valid_ = false;
 };
 
-bool is_loopback(const std::string& url) {
-  const std::string host = Url(url).part(CURLUPART_HOST);
-  return host == "localhost" || host.starts_with("127.") || host == "[::1]";
+// Of an origin. A name that only looks like an address ("127.0.0.1.example") is somebody else's machine.
+bool is_loopback(std::string_view origin) {
+  std::string_view host = origin.substr(origin.find("://") + 3);
+  host = host.substr(0, host.rfind(':'));
+  const bool address = host.find_first_not_of("0123456789.") == std::string_view::npos;
+  return host == "localhost" || host == "[::1]" || (address && host.starts_with("127."));
 }
 
 // What a server sent, fit to be printed.
@@ -57,17 +60,18 @@ bool has_control(const std::string& text) {
 }
 
 Status check_access(const HttpAccess& access, const HttpOptions& options) {
-  if (origin_of(access.url).empty() || has_control(access.url)) {
+  const std::string origin = origin_of(access.url);
+  if (origin.empty() || has_control(access.url)) {
     return Error{.code = ErrorCode::kConfig, .message = "this is not an http or https URL that can be requested"};
   }
   for (const auto& header : access.headers) {
-    if (!has_control(header) && header.find(':') != std::string::npos) continue;
+    const auto colon = header.find(':');
+    if (!has_control(header) && colon != std::string::npos && colon > 0) continue;
     return Error{
         .code = ErrorCode::kConfig,
         .message = "a request header has a control character (a line break?) or no name; its value is not shown"};
   }
-  if (access.url.starts_with("http:") && !access.headers.empty() && !options.allow_plain_http &&
-      !is_loopback(access.url)) {
+  if (origin.starts_with("http:") && !access.headers.empty() && !options.allow_plain_http && !is_loopback(origin)) {
     return Error{.code = ErrorCode::kConfig,
                  .message =
                      "credentials would go over plain HTTP to another machine; use https, or say "

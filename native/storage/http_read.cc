@@ -229,10 +229,11 @@ void HttpRead::follow(const HttpAttempt& attempt) {
   }
   const std::string& from = attempt.target().url;
   std::string to = resolve_url(from, attempt.head().location);
-  if (origin_of(to).empty()) {
+  const std::string origin = origin_of(to);
+  if (origin.empty()) {
     return refuse(ErrorCode::kProtocol, "the server redirects to something that is not http or https");
   }
-  if (from.starts_with("https:") && !to.starts_with("https:")) {
+  if (origin_of(from).starts_with("https:") && !origin.starts_with("https:")) {  // as written, either may be "HTTPS:"
     return refuse(ErrorCode::kProtocol, "the server redirects from https to plain http; this is not followed");
   }
   --attempts_;  // a redirect is a step of one attempt
