@@ -146,6 +146,19 @@ TEST(Plan, NarrowGapsAreReadThroughAndWideOnesAreSkipped) {
   EXPECT_EQ(wide.extents.size(), 2U);
 }
 
+TEST(Plan, WiderGapsAreReadThroughWhereTheSourceIsRemote) {
+  PlanOptions options = kSmall;
+  options.most_remote_gap_bytes = 4 * options.most_gap_bytes;
+  options.remote = {false, true};
+  const auto apart = [&](std::uint32_t source, std::uint64_t gap) {
+    return make_plan({{source, {0, kBlock}}, {source, {kBlock + gap, 2 * kBlock + gap}}}, options).extents.size();
+  };
+  EXPECT_EQ(apart(0, options.most_remote_gap_bytes), 2U);
+  EXPECT_EQ(apart(1, options.most_remote_gap_bytes), 1U);
+  EXPECT_EQ(apart(1, options.most_remote_gap_bytes + kBlock), 2U);
+  EXPECT_EQ(apart(2, options.most_remote_gap_bytes), 2U);  // of a source that nobody calls remote
+}
+
 TEST(Plan, SourcesAreNeverReadAsOne) {
   const auto plan = make_plan({{0, {0, kBlock}}, {1, {kBlock, 2 * kBlock}}, {3, {0, 1}}}, kSmall);
   expect_sound(plan, kSmall);
