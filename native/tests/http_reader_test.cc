@@ -1,0 +1,549 @@
+// Whole reads over HTTP: the right bytes, and what happens when connections and bodies break.
+#include "storage/http_reader.h"
+
+#include <chrono>
+#include <string>
+#include <thread>
+
+#include "http_harness.h"
+#include "test_files.h"
+
+namespace weightstream {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::connections;
+using testing::first_wrong;
+using testing::HttpReaderTest;
+using testing::HttpReply;
+using testing::HttpRequest;
+using testing::HttpTestServer;
+using testing::quick;
+using testing::ScriptedFeed;
+using End = testing::HttpReply::End;
+
+constexpr std::uint64_t kMiB = 1 << 20;
+
+using HttpOpening = HttpReaderTest;
+using HttpTimeLimits = HttpReaderTest;
+
+TEST_F(HttpReaderTest, ReadsAnObjectInReadsOfAnySize) {
+  for (const std::uint64_t bytes : {std::uint64_t{16} << 10, kRead, kSize}) {
+    server_->forget();
+    expect_right(*listed(), bytes);
+    const auto requests = server_->requests();
+    EXPECT_EQ(requests.size(), (kSize + bytes - 1) / bytes);
+    for (const auto& request : requests) {
+      EXPECT_EQ(request.header("if-match"), "\"1\"");
+      EXPECT_EQ(request.header("accept-encoding"), "identity");
+      ASSERT_TRUE(request.range.has_value());
+      EXPECT_EQ(request.range->begin % bytes, 0U);
+      EXPECT_EQ(request.range->end, std::min(request.range->begin + bytes, kSize));
+    }
+    EXPECT_LE(server_->connections(), 4U);
+  }
+}
+
+TEST_F(HttpReaderTest, TheNextReaderTakesOverTheConnections) {
+  for (int i = 0; i < 3; ++i) expect_right(*listed(), kRead, connections(1));
+  EXPECT_EQ(server_->connections(), 1U);
+  connections_.close_idle();
+  EXPECT_TRUE(server_->wait_until_idle());
+}
+
+TEST_F(HttpReaderTest, KeepsToItsConnections) {
+  for (const std::uint32_t count : {1U, 2U, 5U}) {
+    connections_.close_idle();
+    server_->forget();
+    const auto source = listed();
+    ScriptedFeed feed(*source, kSize, 16 << 10);
+    run(feed, connections(count));
+    EXPECT_LE(feed.most_in_flight(), count);
+    EXPECT_LE(server_->connections(), count);
+    EXPECT_TRUE(feed.errors().empty());
+  }
+}
+
+TEST_F(HttpReaderTest, PullsAgainWhenItIsWoken) {
+  const auto source = listed();
+  ScriptedFeed feed(*source, kSize, kRead);
+  feed.allow(0);
+  const auto reader = make_http_reader(connections(2), connections_, nullptr, log_);
+  ASSERT_TRUE(reader->start(feed).ok());
+  for (std::size_t i = 1; i <= feed.size(); ++i) {
+    ASSERT_TRUE(feed.wait_for_empty_pulls(i));
+    feed.allow(i);
+    reader->wake();
+    ASSERT_TRUE(feed.wait_for_reports(i));
+  }
+  reader->stop();
+  EXPECT_EQ(first_wrong(feed.bytes(), kSeed, 0), std::nullopt);
+}
+
+TEST_F(HttpOpening, TheFirstReadSaysWhatTheObjectIs) {
+  const auto source = unknown();
+  ScriptedFeed feed(*source, 4 * kMiB, 4 * kMiB);
+  guard(feed);
+  run(feed);
+  EXPECT_TRUE(feed.errors().empty());
+  EXPECT_EQ(source->size(), kSize);
+  EXPECT_EQ(source->if_match(), "\"1\"");
+  EXPECT_EQ(first_wrong(feed.bytes().first(kSize), kSeed, 0), std::nullopt);
+  EXPECT_TRUE(untouched(feed, kSize, 4 * kMiB));
+  EXPECT_EQ(server_->requests()[0].header("if-match"), "");
+  EXPECT_EQ(server_->requests()[0].range, (ByteRange{0, 4 * kMiB}));
+}
+
+TEST_F(HttpOpening, ItsReadIsResumedAsAnyOther) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number == 0) return server_->right_answer(request).cut(5000, End::kFin);
+    return std::nullopt;
+  });
+  const auto source = unknown();
+  ScriptedFeed feed(*source, 4 * kMiB, 4 * kMiB);
+  run(feed);
+  EXPECT_TRUE(feed.errors().empty());
+  EXPECT_EQ(first_wrong(feed.bytes().first(kSize), kSeed, 0), std::nullopt);
+  EXPECT_EQ(server_->requests().at(1).range, (ByteRange{5000, kSize}));
+  EXPECT_EQ(server_->requests().at(1).header("if-match"), "\"1\"");
+}
+
+TEST_F(HttpOpening, AnEmptyObject) {
+  server_->put("/o", {.bytes = ""});
+  const auto open = [&] {
+    const auto source = unknown();
+    ScriptedFeed feed(*source, kMiB, kMiB);
+    guard(feed);
+    run(feed);
+    for (const auto& error : feed.errors()) ADD_FAILURE() << error.message;
+    EXPECT_TRUE(source->size_known());
+    EXPECT_EQ(source->size(), 0U);
+    EXPECT_TRUE(untouched(feed, 0, kMiB));
+  };
+  open();
+  server_->script([](const HttpRequest&) { return testing::reply(200); });
+  open();
+}
+
+TEST_F(HttpOpening, ASmallObjectFromAServerWithoutRanges) {
+  server_->put("/o", testing::pattern_content(5000, kSeed));
+  server_->script([&](HttpRequest request) {
+    request.range.reset();
+    return server_->right_answer(request);
+  });
+  const auto source = unknown();
+  ScriptedFeed feed(*source, kMiB, kMiB);
+  guard(feed);
+  run(feed);
+  EXPECT_TRUE(feed.errors().empty());
+  EXPECT_EQ(source->size(), 5000U);
+  EXPECT_EQ(first_wrong(feed.bytes().first(5000), kSeed, 0), std::nullopt);
+  EXPECT_TRUE(untouched(feed, 5000, kMiB));
+}
+
+TEST_F(HttpReaderTest, AConnectionThatEndsIsResumedAtItsByte) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number < 3) return server_->right_answer(request).cut(10'001, End::kFin);
+    return std::nullopt;
+  });
+  expect_right(*listed());
+  const auto requests = server_->requests();
+  ASSERT_EQ(requests.size(), 4U);
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(requests[i].range, (ByteRange{i * 10'001, kSize}));
+    EXPECT_EQ(requests[i].header("if-match"), "\"1\"");
+  }
+}
+
+TEST_F(HttpReaderTest, AConnectionThatIsResetIsResumedWhereItWas) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number == 0) return server_->right_answer(request).cut(10'001, End::kReset);
+    return std::nullopt;
+  });
+  expect_right(*listed());
+  const auto requests = server_->requests();
+  ASSERT_EQ(requests.size(), 2U);
+  EXPECT_LE(requests[1].range->begin, 10'001U);
+  EXPECT_EQ(requests[1].header("if-match"), "\"1\"");
+}
+
+TEST_F(HttpReaderTest, AChunkedBodyThatEndsEarlyIsResumed) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number > 1) return std::nullopt;
+    auto reply = server_->right_answer(request).set("Content-Length", "").set("Transfer-Encoding", "chunked");
+    reply.body = "3e8\r\n" + reply.body.substr(0, 1000) + "\r\n";
+    if (request.number == 1) reply.body += "0\r\n\r\n";  // an end in good order, and too early all the same
+    reply.end = End::kFin;
+    return reply;
+  });
+  expect_right(*listed());
+  const auto requests = server_->requests();
+  ASSERT_EQ(requests.size(), 3U);
+  EXPECT_EQ(requests[1].range->begin, 1000U);
+  EXPECT_EQ(requests[2].range->begin, 2000U);
+}
+
+TEST_F(HttpReaderTest, ABodyThatAlwaysEndsEarlyIsTruncated) {
+  server_->script([&](const HttpRequest& request) {
+    return server_->right_answer(request).set("x-amz-request-id", "r1").cut(1000, End::kFin);
+  });
+  auto policy = quick();
+  policy.max_attempts = 3;
+  const auto error = expect_error(*listed(policy), ErrorCode::kTruncated, "ended before the range did");
+  EXPECT_EQ(error.attempts, 3U);
+  EXPECT_EQ(error.expected, kSize);
+  EXPECT_EQ(error.got, 3000U);
+  EXPECT_EQ(error.http_status, 206);
+  EXPECT_EQ(error.request_id, "r1");
+  EXPECT_EQ(server_->requests().size(), 3U);
+}
+
+TEST_F(HttpReaderTest, AttemptsThatBringAMiBDoNotCount) {
+  constexpr std::uint64_t kLarge = 5 * kMiB;
+  server_->put("/o", testing::pattern_content(kLarge, kSeed));
+  server_->script([&](const HttpRequest& request) { return server_->right_answer(request).cut(kMiB, End::kFin); });
+  auto policy = quick();
+  policy.max_attempts = 2;
+  const auto source = object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, policy, kLarge, "\"1\"");
+  ScriptedFeed feed(*source, kLarge, kLarge);
+  run(feed);
+  EXPECT_TRUE(feed.errors().empty());
+  EXPECT_EQ(first_wrong(feed.bytes(), kSeed, 0), std::nullopt);
+  EXPECT_EQ(feed.retries(), 4U);
+}
+
+TEST_F(HttpReaderTest, WithoutAVersionABrokenReadStartsAnew) {
+  server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {}});
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number < 2) return server_->right_answer(request).cut(10'000, End::kFin);
+    return std::nullopt;
+  });
+  expect_right(*object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, quick(), kSize, ""));
+  const auto requests = server_->requests();
+  ASSERT_EQ(requests.size(), 3U);
+  for (const auto& request : requests) {
+    EXPECT_EQ(request.range->begin, 0U);
+    EXPECT_EQ(request.header("if-match"), "");
+  }
+}
+
+TEST_F(HttpReaderTest, LastModifiedIsEnoughToResume) {
+  server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {"Last-Modified: Monday"}});
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number == 0) return server_->right_answer(request).cut(10'000, End::kFin);
+    return std::nullopt;
+  });
+  expect_right(*object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, quick(), kSize, ""));
+  EXPECT_EQ(server_->requests().at(1).range->begin, 10'000U);
+}
+
+// With the first read of a larger object, so that what must not be written to is memory of the next one.
+TEST_F(HttpReaderTest, MoreBytesThanAskedAreNeverWritten) {
+  const std::string more(300 << 10, 'x');
+  const auto read_first = [&](bool length, bool ends_well) {
+    SCOPED_TRACE(length ? "with Content-Length" : "without");
+    server_->script([&, length](const HttpRequest& request) {
+      auto reply = server_->right_answer(request);
+      if (!length) reply.set("Content-Length", "");
+      reply.body += more;
+      reply.end = End::kFin;
+      return reply;
+    });
+    const auto source = listed();
+    ScriptedFeed feed(*source, kSize, kRead);
+    guard(feed);
+    feed.allow(1);
+    const auto reader = make_http_reader(connections(2), connections_, nullptr, log_);
+    ASSERT_TRUE(reader->start(feed).ok());
+    ASSERT_TRUE(feed.wait_for_reports(1));
+    reader->stop();
+    EXPECT_TRUE(untouched(feed, kRead, kSize));
+    EXPECT_TRUE(untouched_after(feed));
+    if (ends_well) {
+      EXPECT_FALSE(feed.error(0).has_value());
+      EXPECT_EQ(first_wrong(feed.bytes().first(kRead), kSeed, 0), std::nullopt);
+    } else {
+      ASSERT_TRUE(feed.error(0).has_value());
+      EXPECT_EQ(feed.error(0)->code, ErrorCode::kProtocol);
+      EXPECT_NE(feed.error(0)->message.find("more bytes"), std::string::npos) << feed.error(0)->message;
+      EXPECT_EQ(feed.error(0)->attempts, 1U);
+    }
+  };
+  read_first(true, true);  // the response ended where it said; what follows it is another matter
+  read_first(false, false);
+}
+
+TEST_F(HttpReaderTest, AWholeObjectForARangeIsNotEvenReceived) {
+  server_->script([&](HttpRequest request) {
+    request.range.reset();
+    return server_->right_answer(request);
+  });
+  const auto source = listed();
+  ScriptedFeed feed(*source, kSize, kRead);
+  guard(feed);
+  run(feed);
+  ASSERT_EQ(feed.errors().size(), feed.size());
+  for (const auto& error : feed.errors()) {
+    EXPECT_EQ(error.code, ErrorCode::kProtocol);
+    EXPECT_EQ(error.http_status, 200);
+    EXPECT_EQ(error.attempts, 1U);
+  }
+  EXPECT_TRUE(untouched(feed, 0, kSize));
+}
+
+TEST_F(HttpReaderTest, AnswersThatAreNotTrustworthy) {
+  struct Row {
+    std::string name;
+    std::string value;
+    ErrorCode code;
+    std::string_view words;
+  };
+  const std::string last = std::to_string(kSize - 1);
+  for (const auto& row : {
+           Row{"Content-Range", "", ErrorCode::kProtocol, "without Content-Range"},
+           Row{"Content-Range", "bytes 1-" + last + "/" + std::to_string(kSize), ErrorCode::kProtocol, "another range"},
+           Row{"Content-Range", "bytes 0-" + last + "/" + std::to_string(kSize + 1), ErrorCode::kSourceChanged, "size"},
+           Row{"ETag", "\"2\"", ErrorCode::kSourceChanged, "ETag"},
+           Row{"Content-Encoding", "gzip", ErrorCode::kProtocol, "encoding"},
+       }) {
+    SCOPED_TRACE(row.name);
+    server_->script(
+        [&](const HttpRequest& request) { return server_->right_answer(request).set(row.name, row.value); });
+    server_->forget();
+    const auto source = listed();
+    ScriptedFeed feed(*source, kSize, kSize);
+    guard(feed);
+    run(feed);
+    ASSERT_TRUE(feed.error(0).has_value());
+    EXPECT_EQ(feed.error(0)->code, row.code);
+    EXPECT_NE(feed.error(0)->message.find(row.words), std::string::npos) << feed.error(0)->message;
+    EXPECT_EQ(server_->requests().size(), 1U) << "asking again changes nothing";
+    EXPECT_TRUE(untouched(feed, 0, kSize));
+  }
+}
+
+TEST_F(HttpReaderTest, AnObjectThatIsReplacedMeanwhile) {
+  for (const bool checks : {true, false}) {
+    SCOPED_TRACE(checks ? "the server checks If-Match" : "it does not");
+    server_->forget();
+    server_->script([&, checks](HttpRequest request) -> std::optional<HttpReply> {
+      if (request.number == 0) return server_->right_answer(request).cut(10'000, End::kFin);
+      if (checks) return testing::reply(412);
+      return server_->right_answer(request).set("ETag", "\"2\"");
+    });
+    const auto source = listed();
+    ScriptedFeed feed(*source, kSize, kSize);
+    guard(feed);
+    run(feed);
+    ASSERT_TRUE(feed.error(0).has_value());
+    EXPECT_EQ(feed.error(0)->code, ErrorCode::kSourceChanged);
+    EXPECT_EQ(feed.error(0)->attempts, 2U);
+    EXPECT_EQ(server_->requests().size(), 2U);
+    EXPECT_TRUE(untouched(feed, 10'000, kSize)) << "bytes of another version were kept";
+  }
+}
+
+TEST_F(HttpReaderTest, HeadersAreCapped) {
+  server_->script([&](const HttpRequest& request) {
+    auto reply = server_->right_answer(request);
+    for (int i = 0; i < 70; ++i) reply.headers.push_back("X-Bomb-" + std::to_string(i) + ": " + std::string(1000, 'x'));
+    return reply;
+  });
+  EXPECT_EQ(expect_error(*listed(), ErrorCode::kProtocol, "64 KiB of response headers").attempts, 1U);
+}
+
+TEST_F(HttpReaderTest, SomethingElseThanHttp) {
+  server_->script(
+      [](const HttpRequest&) { return HttpReply{.status = 0, .body = "SSH-2.0-OpenSSH_9.2\r\n", .end = End::kFin}; });
+  EXPECT_EQ(expect_error(*listed(), ErrorCode::kProtocol, "does not answer in HTTP/1.1").attempts, 1U);
+}
+
+TEST_F(HttpReaderTest, ConnectionsThatEndBetweenRequestsAreNotNoticed) {
+  server_->script([&](const HttpRequest& request) {
+    auto reply = server_->right_answer(request);
+    reply.end = End::kFin;  // without a word in the headers
+    return reply;
+  });
+  expect_right(*listed(), 16 << 10, connections(2));
+}
+
+TEST_F(HttpReaderTest, NobodyListens) {
+  const HttpTestServer deaf;
+  auto policy = quick();
+  policy.connect_attempts = 2;
+  const auto source = object({.url = deaf.url("/o?secret"), .headers = {}, .expires_at = {}}, policy, kSize, "\"1\"");
+  const auto error = expect_error(*source, ErrorCode::kServer, "no connection to " + origin_of(deaf.url("/")));
+  EXPECT_EQ(error.attempts, 2U);
+  EXPECT_EQ(error.message.find("secret"), std::string::npos);
+}
+
+TEST_F(HttpReaderTest, SomebodyListensInTheEnd) {
+  HttpTestServer late;
+  late.put("/o", testing::pattern_content(kSize, kSeed));
+  auto policy = quick();
+  policy.connect_attempts = policy.max_attempts = 1'000'000;
+  const auto source = object({.url = late.url("/o"), .headers = {}, .expires_at = {}}, policy, kSize, "\"1\"");
+  std::thread listener([&] {
+    std::this_thread::sleep_for(milliseconds(50));
+    late.listen();
+  });
+  expect_right(*source, kRead);
+  listener.join();
+}
+
+TEST_F(HttpTimeLimits, AServerThatDoesNotAcceptInTime) {
+  const testing::BlackHole hole;
+  auto policy = quick();
+  policy.connect_timeout = 0.1;
+  policy.connect_attempts = 2;
+  const auto source = object({.url = hole.url("/o"), .headers = {}, .expires_at = {}}, policy, kSize, "\"1\"");
+  EXPECT_EQ(expect_error(*source, ErrorCode::kTimeout, "no connection to").attempts, 2U);
+}
+
+TEST_F(HttpTimeLimits, AStalledBodyIsResumedOnAnotherConnection) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number == 0) return server_->right_answer(request).cut(10'000, End::kHang);
+    return std::nullopt;
+  });
+  auto policy = quick();
+  policy.stall_seconds = 0.1;
+  expect_right(*listed(policy));
+  const auto requests = server_->requests();
+  ASSERT_GE(requests.size(), 2U);
+  EXPECT_EQ(requests[1].range->begin, 10'000U);
+  EXPECT_NE(requests[1].connection, requests[0].connection);
+}
+
+TEST_F(HttpTimeLimits, ABodyThatTricklesIsAStalledOne) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number > 0) return std::nullopt;
+    auto reply = server_->right_answer(request);
+    reply.chunk = 1;
+    reply.pause = milliseconds(5);
+    return reply;
+  });
+  auto policy = quick();
+  policy.stall_seconds = 0.1;
+  expect_right(*listed(policy));
+  EXPECT_GE(server_->requests().size(), 2U);
+}
+
+TEST_F(HttpTimeLimits, ABodyThatAlwaysStallsIsGivenUp) {
+  server_->script([&](const HttpRequest& request) { return server_->right_answer(request).cut(1000, End::kHang); });
+  auto policy = quick();
+  policy.stall_seconds = 0.05;
+  policy.max_attempts = 2;
+  EXPECT_EQ(expect_error(*listed(policy), ErrorCode::kTimeout, "the connection stalled").attempts, 2U);
+}
+
+TEST_F(HttpTimeLimits, AnAnswerThatDoesNotComeIsAskedForAgain) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number == 0) return HttpReply{.status = 0, .end = End::kHang};
+    return std::nullopt;
+  });
+  auto policy = quick();
+  policy.connect_timeout = 0.4;
+  policy.connect_attempts = policy.max_attempts = 1000;
+  policy.first_byte_seconds = 0.1;
+  expect_right(*listed(policy));
+  EXPECT_GE(server_->requests().size(), 2U);
+}
+
+TEST_F(HttpTimeLimits, ASlowFirstByteIsWaitedFor) {
+  server_->script([&](const HttpRequest&) -> std::optional<HttpReply> {
+    std::this_thread::sleep_for(milliseconds(600));
+    return std::nullopt;
+  });
+  auto policy = quick();
+  policy.stall_seconds = 0.1;  // counts from the first byte
+  expect_right(*listed(policy));
+  EXPECT_EQ(server_->requests().size(), 1U);
+}
+
+TEST_F(HttpTimeLimits, TheDeadlineBoundsAttemptsAndWaits) {
+  server_->script([](const HttpRequest&) { return testing::reply(500, {}, "<Code>InternalError</Code>"); });
+  auto policy = quick();
+  policy.max_attempts = 1'000'000;
+  policy.deadline = 0.3;
+  const auto error = expect_error(*listed(policy), ErrorCode::kTimeout, "the deadline for one read passed; last: ");
+  EXPECT_EQ(error.http_status, 500);
+  EXPECT_EQ(error.service_code, "InternalError");
+  EXPECT_GT(error.attempts, 1U);
+}
+
+TEST_F(HttpTimeLimits, TheDeadlineEndsABodyThatTricklesWellEnough) {
+  server_->script([&](const HttpRequest& request) {
+    auto reply = server_->right_answer(request);
+    reply.chunk = 100;
+    reply.pause = milliseconds(5);
+    return reply;
+  });
+  auto policy = quick();
+  policy.deadline = 0.3;
+  EXPECT_EQ(expect_error(*listed(policy), ErrorCode::kTimeout, "deadline").attempts, 1U);
+}
+
+// The read that hangs has the last range, so that there is a median to be an outlier of.
+TEST_F(HttpTimeLimits, AnOutlierIsAskedForOnASecondConnection) {
+  constexpr std::uint64_t kSmall = 64 << 10;
+  bool slow = false;
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.range->end != kSize || std::exchange(slow, true)) return std::nullopt;
+    auto reply = server_->right_answer(request);
+    reply.chunk = 10;
+    reply.pause = milliseconds(10);
+    reply.body.resize(3000);
+    reply.end = End::kHang;
+    return reply;
+  });
+  auto policy = quick();
+  policy.hedge_seconds = 0.01;
+  expect_right(*listed(policy), kSmall, connections(1));
+  const auto requests = server_->requests();
+  ASSERT_EQ(requests.size(), kSize / kSmall + 2);
+  const auto& main = requests[requests.size() - 2];
+  const auto& hedge = requests.back();
+  EXPECT_NE(main.connection, hedge.connection);
+  EXPECT_EQ(hedge.range->end, kSize);
+  EXPECT_GE(hedge.range->begin, main.range->begin);
+  EXPECT_LE(hedge.range->begin, main.range->begin + 3000);
+  EXPECT_EQ(hedge.header("if-match"), "\"1\"");
+}
+
+TEST_F(HttpTimeLimits, AHedgeThatFailsLeavesTheFirstAlone) {
+  constexpr std::uint64_t kSmall = 64 << 10;
+  std::size_t last = 0;
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.range->end != kSize) return std::nullopt;
+    auto reply = server_->right_answer(request);
+    if (++last > 1) return reply.cut(10, End::kReset);
+    reply.chunk = 200;
+    reply.until = request.number + 2;  // the rest comes when the hedge does
+    return reply;
+  });
+  auto policy = quick();
+  policy.hedge_seconds = 0.01;
+  expect_right(*listed(policy), kSmall, connections(1));
+  EXPECT_EQ(last, 2U);
+}
+
+TEST_F(HttpTimeLimits, WhatCannotBeToldApartIsNotAskedForTwice) {
+  constexpr std::uint64_t kSmall = 64 << 10;
+  server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {}});
+  server_->script([&](const HttpRequest& request) {
+    auto reply = server_->right_answer(request);
+    if (request.range->end == kSize) {
+      reply.chunk = 1000;
+      reply.pause = milliseconds(20);
+    }
+    return reply;
+  });
+  auto policy = quick();
+  policy.hedge_seconds = 0.01;
+  expect_right(*object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, policy, kSize, ""), kSmall,
+               connections(1));
+  EXPECT_EQ(server_->requests().size(), kSize / kSmall + 1);
+}
+
+}  // namespace
+}  // namespace weightstream
