@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,14 @@ class Authority:
     chain: Path
     key: Path
 
+    def hashed(self, folder: Path) -> Path:
+        """A folder of certificates as `c_rehash` makes it, with the CA in it."""
+        name = subprocess.run(
+            ["openssl", "x509", "-hash", "-noout", "-in", self.bundle], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        (folder / f"{name}.0").write_bytes(self.bundle.read_bytes())
+        return folder
+
     def context(self) -> ssl.SSLContext:
         """For a server that shows the certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -26,8 +36,6 @@ class Authority:
 
 def make_authority(folder: Path, *hosts: str, expired: bool = False) -> Authority:
     """Makes one; `hosts` instead of the usual ones, `expired` since 2020."""
-    import datetime
-
     authority = trustme.CA()
     until = datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc) if expired else None
     since = datetime.datetime(2019, 1, 1, tzinfo=datetime.timezone.utc) if expired else None

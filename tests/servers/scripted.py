@@ -344,6 +344,10 @@ def _read_request(connection: socket.socket, received: bytes) -> tuple[tuple[str
 
     while b"\r\n\r\n" not in received:
         received += receive()
+        if not received[:1].isalpha():  # a TLS handshake, for one
+            with contextlib.suppress(OSError):
+                connection.sendall(plain(400).head)
+            raise Over
     head, received = received.split(b"\r\n\r\n", 1)
     first, *lines = head.decode("latin-1").split("\r\n")
     method, target, version = first.split(" ")
