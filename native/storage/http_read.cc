@@ -165,7 +165,8 @@ HttpRead::Consequence HttpRead::ended(HttpAttempt& attempt, Verdict verdict, boo
     return {};
   }
   if (!alone && verdict.outcome != Outcome::kFail) return {};
-  if (!object().resumable()) at_ = request_.offset;
+  const bool resumable = object().resumable();
+  if (!resumable) at_ = request_.offset;
   due_ = now;
   fresh_ = false;
   Error error = verdict.error;
@@ -198,7 +199,8 @@ HttpRead::Consequence HttpRead::ended(HttpAttempt& attempt, Verdict verdict, boo
       connect_failures_ = 0;
       break;
   }
-  failures_ = attempt.received() >= kWorthwhileBytes ? 0 : failures_ + 1;
+  // What has to be received again was worth nothing.
+  failures_ = resumable && attempt.received() >= kWorthwhileBytes ? 0 : failures_ + 1;
   refusal_ = error;
   if (failures_ >= policy.max_attempts) {
     fail(std::move(error));

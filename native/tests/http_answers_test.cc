@@ -306,6 +306,13 @@ TEST_F(HttpRenewing, NothingIsSentWithAccessThatHasEnded) {
   for (const auto& request : server_->requests()) EXPECT_EQ(request.header("authorization"), "new");
 }
 
+// A clock that is wrong must not keep anybody from trying.
+TEST_F(HttpRenewing, NewAccessThatSeemsToHaveEndedIsTried) {
+  renew_by([&](const HttpObject& asking) { asking.renew(access("new", -10)); });
+  expect_right(*object(access("old", -10), quick(), kSize, "\"1\""), kSize);
+  EXPECT_EQ(renewed_, 1);
+}
+
 TEST_F(HttpRenewing, AccessThatEndsSoonIsUsedWhileNewIsAskedFor) {
   server_->script(nullptr);
   const auto source = object(access("old", 30), quick(), kSize, "\"1\"");

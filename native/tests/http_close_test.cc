@@ -86,6 +86,22 @@ TEST_F(HttpClosing, WhileItConnects) {
             [] { return true; });
 }
 
+TEST_F(HttpClosing, WhileANameIsLookedUp) {
+  const std::string url = server_->url("/o");
+  const auto source = object({.url = "http://localhost" + url.substr(url.rfind(':')), .headers = {}, .expires_at = {}},
+                             quick(), kSize, "\"1\"");
+  for (int i = 0; i < 10; ++i) {
+    ScriptedFeed feed(*source, kSize, kRead);
+    auto reader = make_http_reader(connections(4), connections_, nullptr, log_);
+    ASSERT_TRUE(reader->start(feed).ok());
+    ASSERT_TRUE(feed.wait_for_pulls(1));
+    reader.reset();
+    EXPECT_EQ(feed.reported(), feed.pulled());
+    for (const auto& error : feed.errors()) EXPECT_EQ(error.code, ErrorCode::kClosed) << error.message;
+  }
+  expect_nothing_left_behind();
+}
+
 TEST_F(HttpClosing, WhileItLeavesTheServerAlone) {
   server_->script([&](const HttpRequest&) { return reply(503, {"Retry-After: 3000"}); });
   auto policy = quick();

@@ -1,6 +1,9 @@
 // Whole reads over HTTP: the right bytes, and what happens when connections and bodies break.
 #include "storage/http_reader.h"
 
+#include <sys/resource.h>
+
+#include <cerrno>
 #include <chrono>
 #include <string>
 #include <thread>
@@ -227,6 +230,17 @@ TEST_F(HttpReaderTest, WithoutAVersionABrokenReadStartsAnew) {
   }
 }
 
+// Each attempt brings a MiB, and all of it is for nothing.
+TEST_F(HttpReaderTest, WithoutAVersionAttemptsCountWhateverTheyBring) {
+  server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {}});
+  server_->script([&](const HttpRequest& request) { return server_->right_answer(request).cut(kMiB, End::kFin); });
+  auto policy = quick();
+  policy.max_attempts = 3;
+  policy.deadline = 20;
+  const auto source = object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, policy, kSize, "");
+  EXPECT_EQ(expect_error(*source, ErrorCode::kTruncated, "ended before the range did").attempts, 3U);
+}
+
 TEST_F(HttpReaderTest, LastModifiedIsEnoughToResume) {
   server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {"Last-Modified: Monday"}});
   server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
@@ -365,6 +379,37 @@ TEST_F(HttpReaderTest, ConnectionsThatEndBetweenRequestsAreNotNoticed) {
     return reply;
   });
   expect_right(*listed(), 16 << 10, connections(2));
+}
+
+TEST_F(HttpReaderTest, ReadsFromAHostByItsName) {
+  const std::string url = server_->url("/o");
+  const std::string by_name = "http://localhost" + url.substr(url.rfind(':'));
+  expect_right(*object({.url = by_name, .headers = {"A: b"}, .expires_at = {}}, quick(), kSize, "\"1\""), kRead);
+}
+
+TEST_F(HttpReaderTest, WithoutDescriptorsItDoesNotStart) {
+  const auto source = listed();
+  ScriptedFeed feed(*source, kSize, kRead);
+  struct rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  // The reader of as many threads needs the most; each lower limit stops it at another place.
+  bool started = false;
+  for (rlim_t limit = 3; !started; ++limit) {
+    ASSERT_LT(limit, before.rlim_cur);
+    const auto reader = make_http_reader(connections(2), connections_, nullptr, log_);
+    struct rlimit low = before;
+    low.rlim_cur = limit;
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+    feed.allow(0);
+    const auto outcome = reader->start(feed);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    started = outcome.ok();
+    if (started) continue;
+    EXPECT_EQ(outcome.error().code, ErrorCode::kStorage);
+    EXPECT_EQ(outcome.error().system_errno, EMFILE) << outcome.error().message;
+  }
+  EXPECT_EQ(feed.pulled(), 0U);
+  expect_right(*source, kRead);
 }
 
 TEST_F(HttpReaderTest, NobodyListens) {
