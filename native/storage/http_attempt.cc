@@ -31,6 +31,18 @@ Error out_of_memory(const HttpAsked& asked) {
           .system_errno = ENOMEM};
 }
 
+// Whether this libcurl has the system's certificates in one file.
+bool has_default_bundle() {
+#if LIBCURL_VERSION_NUM >= 0x075400
+  const auto* info = curl_version_info(CURLVERSION_NOW);
+  if (info->age < CURLVERSION_TENTH || info->cainfo == nullptr) return false;
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(info->cainfo, ignored);
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 HttpAttempt::HttpAttempt(void* owner, HttpAsked asked, HttpObject::Target target, std::byte* into, bool fresh,
@@ -93,10 +105,15 @@ Status HttpAttempt::prepare() {
   if (fresh_) set(CURLOPT_FRESH_CONNECT, 1L);
   set(CURLOPT_SSL_VERIFYPEER, options.verify ? 1L : 0L);
   set(CURLOPT_SSL_VERIFYHOST, options.verify ? 2L : 0L);
-  if (!options.ca_bundle.empty()) {
+  // One place for certificates, not a file and a folder: only then does libcurl keep them parsed between connections,
+  // and parsing the system's takes longer than a handshake.
+  if (options.ca_bundle.empty()) {
+    if (has_default_bundle()) set(CURLOPT_CAPATH, nullptr);
+  } else {
     std::error_code ignored;
     const bool folder = std::filesystem::is_directory(options.ca_bundle, ignored);
-    set(folder ? CURLOPT_CAPATH : CURLOPT_CAINFO, options.ca_bundle.c_str());
+    set(CURLOPT_CAPATH, folder ? options.ca_bundle.c_str() : nullptr);
+    set(CURLOPT_CAINFO, folder ? nullptr : options.ca_bundle.c_str());
   }
   set(CURLOPT_ERRORBUFFER, detail_);
   set(CURLOPT_HEADERFUNCTION, &HttpAttempt::on_header);
