@@ -290,3 +290,22 @@ def test_shards_of_which_one_is_gone(tmp_path: Path) -> None:
     (folder / index).write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
     found = examine(folder, 1)
     assert "2.safetensors: no such file" in found["listing"]["summary"]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("ok", [("location", "ok"), ("network", "warn"), ("listing", "ok"), ("header", "ok"), ("read", "ok")]),
+        ("fail", [("location", "ok"), ("network", "fail"), ("listing", "ok"), ("header", "fail")]),
+        (None, [("location", "ok"), ("network", "fail"), ("listing", "ok")]),
+    ],
+)
+def test_a_network_that_only_looks_broken_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, header: Any, expected: list[tuple[str, str]]
+) -> None:
+    made = [Step("location", "ok", ""), Step("network", "fail", "", "look"), Step("listing", "ok", "")]
+    made += [Step("header", header, "")] if header else []
+    made += [Step("read", "ok", "")] if header == "ok" else []
+    monkeypatch.setattr(storage.Examination, "_steps", lambda self: iter(made))
+    found = list(storage.Examination("x", Clock(1)).steps())
+    assert [(step.name, step.status) for step in found] == expected

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -44,7 +45,26 @@ class Examination:
         self._resolved = sources.Resolved()
 
     def steps(self) -> Iterator[Step]:
-        """Does one after the other, up to the first that fails."""
+        """Does one after the other, up to the first that fails.
+
+        The step "network" goes its own way, and may be wrong about what the SDK and the core can reach: when a header
+        comes over, it is a warning.
+        """
+        held: list[Step] = []
+        for step in self._steps():
+            if held or (step.name == "network" and step.status == "fail"):
+                held.append(step)
+                if step.name == "header" and step.status == "ok":
+                    held[0] = replace(held[0], status="warn", advice=f"it works nevertheless; else {held[0].advice}")
+                elif len(held) == 1 or step.status != "fail":
+                    continue
+                yield from held
+                held = []
+            else:
+                yield step
+        yield from held
+
+    def _steps(self) -> Iterator[Step]:
         run = self._clock.run
         yield (step := run("location", self._understand, 8))
         if step.status == "fail":
@@ -54,7 +74,6 @@ class Examination:
             yield run("credentials", self._credentials, 8)
             if setup.endpoint is not None:
                 endpoint, verify, bundle = setup.endpoint, setup.verify, setup.ca_bundle
-                # A failure here may be the proxy's way of working: what counts is whether it can be listed.
                 yield run("network", lambda: network.reach(endpoint, verify=verify, ca_bundle=bundle), 6)
         yield (step := run("listing", self._list, 14))
         if step.status == "fail":

@@ -194,9 +194,9 @@ class Destination:
         return found if isinstance(found, dict) and found.get("key") == key else None
 
     def remember(self, key: str, kind: str, what: dict[str, Any]) -> None:
-        """Remembers something of a file, all of it or nothing."""
+        """Remembers something of a file, all of it or nothing. For who holds its lock."""
         name = f"{_hash(key)}.{kind}"
-        new = f"{name}.{os.getpid()}.new"
+        new = f"{name}.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with translated(self.path_of(key), "remember how far it came"):
             with open(os.open(new, flags, 0o666, dir_fd=self._metadata), "w", encoding="utf-8") as file:
