@@ -22,7 +22,7 @@ from servers.certificates import make_authority
 from servers.gcs import GcsServer
 from servers.hub import TOKEN as HUB_TOKEN
 from servers.hub import Hub
-from servers.nginx import TOKEN, NginxServer
+from servers.nginx import SLOW_RATE, TOKEN, NginxServer
 from servers.programs import free_ports
 from servers.s3 import OWNER, READER, REGION, STRANGER, S3Server
 from servers.scripted import ScriptedServer
@@ -220,3 +220,13 @@ def test_throttling_at_many_reads_is_a_warning(model: Path) -> None:
     assert found["throughput"]["status"] == "warn"
     assert "throttled at" in found["throughput"]["summary"]
     assert "--concurrency" in found["throughput"]["advice"]
+
+
+def test_a_slow_server(nginx: NginxServer) -> None:
+    """A megabyte a second on each connection: it adapts, and comes to its end."""
+    write_file(nginx.root / "slow.safetensors", blocks(4, 8_000_000))
+    found = examine(f"{nginx.http}/slow/slow.safetensors", {})
+    levels = {level["concurrency"]: level["bytes_per_second"] for level in found["throughput"]["details"]["levels"]}
+    assert levels[1] == pytest.approx(SLOW_RATE, rel=0.5)
+    assert levels[2] > 1.3 * levels[1]
+    assert "may bring more" in found["throughput"]["summary"]

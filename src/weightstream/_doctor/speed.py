@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
 from importlib import import_module
-from itertools import islice
 from typing import Any
 
 from .._errors import ThrottledError
-from ..cli._format import bytes_text, seconds_text
+from ..cli._format import bytes_text, count_text, seconds_text
 from .steps import Step
 
 _MIB = 1 << 20
@@ -19,7 +17,10 @@ _LATENCY_BYTES = 4096
 _LEVELS = (1, 2, 4, 8, 16, 32, 64)
 _LEVEL_SECONDS = 0.6
 _MOST_LEVEL_BYTES = 4 << 30
-_SLOW = 50e6  # bytes a second: below it, large reads would take too long for a test
+# Sizes of reads, and the bytes a second with one of them from which the next is taken: large reads would take too long
+# for a test of a slow storage.
+_SIZES = ((_MIB // 4, 4e6), (_MIB, 50e6), (8 * _MIB, float("inf")))
+_TRIAL_SECONDS = 0.2
 _SMALL = 64 * _MIB
 
 
@@ -56,23 +57,27 @@ def throughput(opened: Any, available: int | None, seconds: float) -> Step:
     levels: list[dict[str, Any]] = []
     reasons: list[str] = []
     throttled = None
-    best = 0.0
-    piece = _MIB
-    pieces = _pieces(opened, piece)
-    for concurrency in _LEVELS:
-        # A round at this level must end in the time that is left; the first one is needed in any case.
-        if levels and time.monotonic() + max(_LEVEL_SECONDS, 2 * concurrency * piece / max(best, 1.0)) > end:
-            break
-        try:
-            rate, reasons = _level(opened, pieces, total, piece, concurrency, available, end)
-        except ThrottledError as error:
-            throttled = error
-            break
-        levels.append({"concurrency": concurrency, "bytes_per_second": rate})
-        best = max(best, rate)
-        if piece == _MIB and rate > _SLOW:
-            piece = 8 * _MIB
-            pieces = _pieces(opened, piece)
+    places = _Places(opened)
+    piece = _SIZES[0][0]
+    took = 0.0
+    try:
+        for size, enough in _SIZES[:-1]:
+            piece = size
+            rate, _ = _level(opened, places, total, piece, 1, available, _TRIAL_SECONDS)
+            if rate < enough:
+                break
+        else:
+            piece = _SIZES[-1][0]
+        for concurrency in _LEVELS:
+            # At worst the bottleneck is the link, and twice as many reads take twice as long.
+            if levels and time.monotonic() + max(_LEVEL_SECONDS, 2 * took) > end:
+                break
+            began = time.monotonic()
+            rate, reasons = _level(opened, places, total, piece, concurrency, available, _LEVEL_SECONDS)
+            took = time.monotonic() - began
+            levels.append({"concurrency": concurrency, "bytes_per_second": rate})
+    except ThrottledError as error:
+        throttled = error
     details: dict[str, Any] = {"levels": levels, "reasons": reasons}
     if throttled is not None:
         concurrency = 2 * levels[-1]["concurrency"] if levels else 1
@@ -80,8 +85,10 @@ def throughput(opened: Any, available: int | None, seconds: float) -> Step:
         return Step("throughput", "warn", summary, f"load with --concurrency {max(1, concurrency // 2)}", details)
     fastest = max(levels, key=lambda level: float(level["bytes_per_second"]))
     details["gigabytes_per_second"] = fastest["bytes_per_second"] / 1e9
-    shown = ", ".join(f"{level['concurrency']}: {level['bytes_per_second'] / 1e9:.2f}" for level in levels)
-    summary = f"{fastest['bytes_per_second'] / 1e9:.2f} GB/s with {fastest['concurrency']} reads at once ({shown})"
+    shown = ", ".join(f"{level['concurrency']}: {_gigabytes(level)}" for level in levels)
+    summary = f"{_gigabytes(fastest)} GB/s with {count_text(fastest['concurrency'], 'read')} at once ({shown})"
+    if len(levels) < len(_LEVELS) and fastest is levels[-1]:
+        summary += "; more reads at once may bring more, and would have taken too long"
     if total < _SMALL:
         summary += f"; {bytes_text(total)} are too few to say much"
     return Step("throughput", "ok", summary, None, details)
@@ -89,33 +96,29 @@ def throughput(opened: Any, available: int | None, seconds: float) -> Step:
 
 def _level(
     opened: Any,
-    pieces: Iterator[tuple[int, int, int]],
+    places: _Places,
     total: int,
     piece: int,
     concurrency: int,
     available: int | None,
-    end: float,
+    seconds: float,
 ) -> tuple[float, list[str]]:
     """Bytes a second, and why the readers were chosen."""
     core: Any = import_module("weightstream._core")
-    # No range may come twice in one stream.
-    count = max(1, min(_MOST_LEVEL_BYTES, total) // piece)
-    ranges = list(islice(pieces, count))
-    # The core makes reads smaller when the limit would hold too few of them.
-    memory_limit = max(32 * piece, 2 * concurrency * piece)
-    if available:
-        memory_limit = max(64 * _MIB, min(memory_limit, available // 4))
+    ranges = places.next(min(_MOST_LEVEL_BYTES, total), piece)
+    # By the limit, the core chooses the size of reads: a 32nd part of it.
+    memory_limit = 32 * piece
+    if concurrency > 16:
+        memory_limit = max(memory_limit, min(2 * concurrency * piece, (available or 0) // 4))
     nbytes = 0
     began = last = time.monotonic()
-    stop = min(began + _LEVEL_SECONDS, end)
     stream = core.RawStream.start(opened, ranges, memory_limit=memory_limit, concurrency=concurrency, called=began)
     try:
         while batch := stream.next():
             last = time.monotonic()
             nbytes = stream.bytes_read()  # what is ready counts, whether it was taken or not
             del batch
-            # All places had their turn, or there is no time for that.
-            if last > end or (last > stop and nbytes >= 2 * concurrency * piece):
+            if last > began + seconds and nbytes >= concurrency * piece:  # all had their turn
                 break
         reasons = [reason for _, reason in stream.reasons()]
     finally:
@@ -123,10 +126,29 @@ def _level(
     return nbytes / max(last - began, 1e-9), list(dict.fromkeys(reasons))
 
 
-def _pieces(opened: Any, piece: int) -> Iterator[tuple[int, int, int]]:
-    """Pieces of all sources, round and round: each level goes on where the one before ended."""
-    while True:
-        for source in range(len(opened)):
-            size = opened.size(source)
-            for begin in range(0, size, piece):
-                yield source, begin, min(begin + piece, size)
+def _gigabytes(level: dict[str, Any]) -> str:
+    rate = float(level["bytes_per_second"]) / 1e9
+    return f"{rate:.2f}" if rate >= 0.1 else f"{rate:.4f}"
+
+
+class _Places:
+    """Where to read: each level goes on where the one before ended, round and round through all sources."""
+
+    def __init__(self, opened: Any) -> None:
+        self._sizes = [opened.size(source) for source in range(len(opened))]
+        self._source = 0
+        self._offset = 0
+
+    def next(self, nbytes: int, piece: int) -> list[tuple[int, int, int]]:
+        """Ranges of `piece` bytes at most, `nbytes` in all; if that is no more than there are, no byte comes twice."""
+        ranges = []
+        while nbytes > 0:
+            if self._offset >= self._sizes[self._source]:
+                self._source = (self._source + 1) % len(self._sizes)
+                self._offset = 0
+                continue
+            end = min(self._offset + min(piece, nbytes), self._sizes[self._source])
+            ranges.append((self._source, self._offset, end))
+            nbytes -= end - self._offset
+            self._offset = end
+        return ranges
