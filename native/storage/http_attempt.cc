@@ -233,6 +233,12 @@ Verdict HttpAttempt::finish(CURLcode code) {
     if (violation_->error.system_errno == ENOMEM) violation_->error = out_of_memory(asked_);
     return std::move(*violation_);
   }
+  if (code == CURLE_OUT_OF_MEMORY && !verdict_) {
+    // Older versions of libcurl say the same of a header line that is longer than they take (100 KB).
+    curl_off_t answered = 0;
+    curl_easy_getinfo(easy_, CURLINFO_STARTTRANSFER_TIME_T, &answered);
+    if (answered > 0) code = CURLE_WEIRD_SERVER_REPLY;
+  }
   if (!verdict_ && head_.status >= 200 && (code == CURLE_OK || head_.status >= 300)) {
     verdict_ = judge_head(head_, asked_);
     body_ = verdict_->body;

@@ -284,6 +284,7 @@ TEST_F(HttpReaderTest, MoreBytesThanAskedAreNeverWritten) {
     }
   };
   read_first(true, true);  // the response ended where it said; what follows it is another matter
+  connections_.close_idle();
   read_first(false, false);
 }
 
@@ -364,6 +365,39 @@ TEST_F(HttpReaderTest, HeadersAreCapped) {
     return reply;
   });
   EXPECT_EQ(expect_error(*listed(), ErrorCode::kProtocol, "64 KiB of response headers").attempts, 1U);
+}
+
+TEST_F(HttpReaderTest, OneHeaderLineThatDoesNotEnd) {
+  server_->script([&](const HttpRequest& request) {
+    return server_->right_answer(request).set("X-Bomb", std::string(1 << 20, 'x'));
+  });
+  EXPECT_EQ(expect_error(*listed(), ErrorCode::kProtocol, "").attempts, 1U);
+  server_->script(
+      [](const HttpRequest&) { return HttpReply{.status = 0, .body = std::string(1 << 20, 'x'), .end = End::kFin}; });
+  EXPECT_EQ(expect_error(*listed(), ErrorCode::kProtocol, "").attempts, 1U);
+}
+
+// A server that goes on after the end of its answer spoils the next one on that connection, and no more than that.
+TEST_F(HttpReaderTest, BytesAfterAnAnswerAreNotTakenForTheObject) {
+  server_->script([&](const HttpRequest& request) {
+    auto reply = server_->right_answer(request);
+    reply.body += std::string(300 << 10, 'x');
+    return reply;
+  });
+  const auto source = listed();
+  ScriptedFeed feed(*source, kSize, kRead);
+  guard(feed);
+  run(feed, connections(1));
+  for (std::size_t i = 0; i < feed.size(); ++i) {
+    const auto& request = feed.request(i);
+    if (const auto error = feed.error(i)) {
+      EXPECT_EQ(error->code, ErrorCode::kProtocol) << error->message;
+      EXPECT_TRUE(untouched(feed, request.offset, request.offset + request.wanted));
+    } else {
+      EXPECT_EQ(first_wrong({request.into, request.wanted}, kSeed, request.offset), std::nullopt);
+    }
+  }
+  EXPECT_TRUE(untouched_after(feed));
 }
 
 TEST_F(HttpReaderTest, SomethingElseThanHttp) {
