@@ -31,7 +31,7 @@ cmake --build "$build" -j "${JOBS:-$(nproc)}"
 
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
 export UBSAN_OPTIONS=print_stacktrace=1
-export TSAN_OPTIONS=second_deadlock_stack=1
+export TSAN_OPTIONS="second_deadlock_stack=1:suppressions=$PWD/native/tests/tsan_suppressions.txt"
 
 # ThreadSanitizer of older compilers cannot place its shadow memory where the kernel randomises addresses widely.
 run=()
