@@ -222,6 +222,39 @@ def test_a_name_and_its_certificate(remote_model: Model, net_faults: Path, autho
         assert "certificate" in got["outcomes"][0][1]
 
 
+def test_credentials_over_plain_http_only_on_request_and_with_a_warning(remote_model: Model, net_faults: Path) -> None:
+    program = """
+        import ctypes, json, logging
+        import numpy
+        import weightstream as ws
+
+        url = sys.argv[1]
+        ctypes.CDLL(None).net_addresses(b"127.0.0.1")  # which nobody can know by the name
+        lines = []
+        handler = logging.Handler()
+        handler.emit = lambda record: lines.append((record.levelname, record.getMessage()))
+        logging.getLogger("weightstream").addHandler(handler)
+        logging.getLogger("weightstream").setLevel(logging.DEBUG)
+        for allow in (False, True):
+            settings = {"headers": {"Authorization": "Bearer secret"}, "allow_plain_http": allow}
+            try:
+                print(json.dumps(["loaded", len(ws.load(url, framework="numpy", storage_options=settings))]))
+            except ws.ConfigError as error:
+                print(json.dumps(["refused", str(error)]))
+        print(json.dumps([text for level, text in lines if level == "WARNING"]))
+    """
+    with ScriptedServer(remote_model.data, name="models.test") as server:
+        refused, loaded, warnings = map(json.loads, run(program, server.url(), preload=net_faults).splitlines())
+        assert refused[0] == "refused"
+        assert server.origin in refused[1]
+        assert "allow_plain_http" in refused[1]
+        assert loaded == ["loaded", len(remote_model.tensors)]
+        assert len(warnings) == 1
+        assert "unencrypted" in warnings[0]
+        assert "secret" not in f"{refused}{warnings}"
+        assert {request.headers["Authorization"] for request in server.requests} == {"Bearer secret"}
+
+
 def test_ipv6(remote_model: Model) -> None:
     try:
         server = ScriptedServer(remote_model.data, host="::1")

@@ -109,6 +109,28 @@ def test_a_total_that_changes(remote_model: Model) -> None:
             assert len(failure.requests) == 2
 
 
+@pytest.mark.parametrize("total", [2**40, 2**63 - 1, 2**63, 2**64 - 1])
+def test_a_total_that_is_absurd(remote_model: Model, total: int) -> None:
+    # It is compared with the header before anything is made that large.
+    with ScriptedServer(remote_model.data) as server:
+        server.at(1, Wrong("total", lambda b, e, n: says(f"bytes {b}-{e - 1}/{total}")))
+        with pytest.raises((ws.FormatError, ws.ProtocolError)) as caught:
+            load(server.url())
+        assert caught.value.source == server.url()
+        assert len(server.requests) == 1
+        check_settled(server)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 + 5, 10**30])
+def test_a_length_that_is_absurd(remote_model: Model, length: int) -> None:
+    # Content-Range says what comes. Whoever cannot count that far may still take it.
+    with ScriptedServer(remote_model.data) as server:
+        server.always(Head({"Content-Length": str(length)}), Body(), Fin())
+        with contextlib.suppress(ws.ProtocolError):
+            load_exactly(server.url(), remote_model)
+        check_settled(server)
+
+
 def test_a_total_that_is_not_said(remote_model: Model) -> None:
     with ScriptedServer(remote_model.data) as server:
         server.at(1, Wrong("no total", lambda b, e, n: says(f"bytes {b}-{e - 1}/*")))

@@ -78,9 +78,7 @@ COMMANDS = ("well", "refused", "missing later", "failing", "a certificate")
 
 
 @pytest.fixture(scope="module")
-def shown(
-    remote_model: Model, authority: Authority, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def shown(remote_model: Model, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What expose.py printed, by case."""
     with contextlib.ExitStack() as stack:
         cdn = stack.enter_context(ScriptedServer(remote_model.data))

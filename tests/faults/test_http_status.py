@@ -11,10 +11,10 @@ import pytest
 
 import weightstream as ws
 from checkpoints import assert_same, raw
-from servers.actions import Body, Fin, Status
+from servers.actions import Body, Fin, Head, Status
 from servers.loads import Model, check_fails, check_loads, check_settled, every_request, load, options
 from servers.messages import Request
-from servers.scripted import ScriptedServer
+from servers.scripted import MODEL, Exchange, ScriptedServer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -118,6 +118,31 @@ def test_each_service_has_its_own_words(remote_model: Model, headers: dict[str, 
         server.at(1, Status(404, {"x-amz-request-id": "", **headers}, body))
         failure = check_fails(server, remote_model, ws.NotFoundError, service_code="BlobNotFound")
         assert failure.error.request_id == "the-id"
+
+
+class Endless:
+    """A body that is as long as the client listens."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self.sent = 0
+
+    def play(self, exchange: Exchange) -> None:
+        Status(self._status).play(exchange)
+        Head({"Content-Length": str(10**15), "Location": MODEL if self._status == 302 else None}).play(exchange)
+        exchange.send_head()
+        while self.sent < 10**9:
+            exchange.send(bytes(65536))
+            self.sent += 65536
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, ws.NotFoundError), (503, ws.ServerError), (302, ws.ProtocolError)])
+def test_a_refusal_is_not_read_to_its_end(remote_model: Model, status: int, error: type[ws.WeightstreamError]) -> None:
+    endless = Endless(status)
+    with ScriptedServer(remote_model.data) as server:
+        server.at(range(1, 10), endless)
+        check_fails(server, remote_model, error, status=status, settings={"max_attempts": 2})
+        assert endless.sent < 50 << 20  # what the kernel's buffers hold, mostly
 
 
 def test_codes_and_ids_that_are_none(remote_model: Model) -> None:

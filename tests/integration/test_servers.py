@@ -18,10 +18,18 @@ from servers.hub import TOKEN as HUB_TOKEN
 from servers.hub import Hub
 from servers.nginx import SLOW_RATE, NginxServer
 from servers.nginx import TOKEN as NGINX_TOKEN
+from servers.programs import find_program
 from servers.s3 import OWNER, READER, STRANGER, S3Server
 
 DATA = pattern(300_000, 1)
 RANGE = {"Range": "bytes=1000-99999"}
+
+
+def test_a_server_that_is_not_there_fails_in_ci_and_is_skipped_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, outcome in (("", pytest.skip.Exception), ("true", pytest.fail.Exception)):
+        monkeypatch.setenv("CI", variable)
+        with pytest.raises(outcome, match=r"no-such-server is not installed; run scripts/test-servers\.sh"):
+            find_program("no-such-server")
 
 
 def get(
