@@ -1,0 +1,178 @@
+// Time limits of reads over HTTP: connections, first bytes, stalls, deadlines, and the second connection for an
+// outlier.
+#include <chrono>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "http_harness.h"
+
+namespace weightstream {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::connections;
+using testing::HttpReaderTest;
+using testing::HttpReply;
+using testing::HttpRequest;
+using testing::quick;
+using End = testing::HttpReply::End;
+
+using HttpTimeLimits = HttpReaderTest;
+
+TEST_F(HttpTimeLimits, AServerThatDoesNotAcceptInTime) {
+  const testing::BlackHole hole;
+  auto policy = quick();
+  policy.connect_timeout = 0.1;
+  policy.connect_attempts = 2;
+  const auto source = object({.url = hole.url("/o"), .headers = {}, .expires_at = {}}, policy, kSize, "\"1\"");
+  EXPECT_EQ(expect_error(*source, ErrorCode::kTimeout, "no connection to").attempts, 2U);
+}
+
+TEST_F(HttpTimeLimits, AStalledBodyIsResumedOnAnotherConnection) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number == 0) return server_->right_answer(request).cut(10'000, End::kHang);
+    return std::nullopt;
+  });
+  auto policy = quick();
+  policy.stall_seconds = 0.1;
+  expect_right(*listed(policy));
+  const auto requests = server_->requests();
+  ASSERT_GE(requests.size(), 2U);
+  EXPECT_EQ(requests[1].range->begin, 10'000U);
+  EXPECT_NE(requests[1].connection, requests[0].connection);
+}
+
+TEST_F(HttpTimeLimits, ABodyThatTricklesIsAStalledOne) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number > 0) return std::nullopt;
+    auto reply = server_->right_answer(request);
+    reply.chunk = 1;
+    reply.pause = milliseconds(5);
+    return reply;
+  });
+  auto policy = quick();
+  policy.stall_seconds = 0.1;
+  expect_right(*listed(policy));
+  EXPECT_GE(server_->requests().size(), 2U);
+}
+
+TEST_F(HttpTimeLimits, ABodyThatAlwaysStallsIsGivenUp) {
+  server_->script([&](const HttpRequest& request) { return server_->right_answer(request).cut(1000, End::kHang); });
+  auto policy = quick();
+  policy.stall_seconds = 0.05;
+  policy.max_attempts = 2;
+  EXPECT_EQ(expect_error(*listed(policy), ErrorCode::kTimeout, "the connection stalled").attempts, 2U);
+}
+
+TEST_F(HttpTimeLimits, AnAnswerThatDoesNotComeIsAskedForAgain) {
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.number == 0) return HttpReply{.status = 0, .end = End::kHang};
+    return std::nullopt;
+  });
+  auto policy = quick();
+  policy.connect_timeout = 0.4;
+  policy.connect_attempts = policy.max_attempts = 1000;
+  policy.first_byte_seconds = 0.1;
+  expect_right(*listed(policy));
+  EXPECT_GE(server_->requests().size(), 2U);
+}
+
+TEST_F(HttpTimeLimits, ASlowFirstByteIsWaitedFor) {
+  server_->script([&](const HttpRequest&) -> std::optional<HttpReply> {
+    std::this_thread::sleep_for(milliseconds(600));
+    return std::nullopt;
+  });
+  auto policy = quick();
+  policy.stall_seconds = 0.1;  // counts from the first byte
+  expect_right(*listed(policy));
+  EXPECT_EQ(server_->requests().size(), 1U);
+}
+
+TEST_F(HttpTimeLimits, TheDeadlineBoundsAttemptsAndWaits) {
+  server_->script([](const HttpRequest&) { return testing::reply(500, {}, "<Code>InternalError</Code>"); });
+  auto policy = quick();
+  policy.max_attempts = 1'000'000;
+  policy.deadline = 0.3;
+  const auto error = expect_error(*listed(policy), ErrorCode::kTimeout, "the deadline for one read passed; last: ");
+  EXPECT_EQ(error.http_status, 500);
+  EXPECT_EQ(error.service_code, "InternalError");
+  EXPECT_GT(error.attempts, 1U);
+}
+
+TEST_F(HttpTimeLimits, TheDeadlineEndsABodyThatTricklesWellEnough) {
+  server_->script([&](const HttpRequest& request) {
+    auto reply = server_->right_answer(request);
+    reply.chunk = 100;
+    reply.pause = milliseconds(5);
+    return reply;
+  });
+  auto policy = quick();
+  policy.deadline = 0.3;
+  EXPECT_EQ(expect_error(*listed(policy), ErrorCode::kTimeout, "deadline").attempts, 1U);
+}
+
+// The read that hangs has the last range, so that there is a median to be an outlier of.
+TEST_F(HttpTimeLimits, AnOutlierIsAskedForOnASecondConnection) {
+  constexpr std::uint64_t kSmall = 64 << 10;
+  bool slow = false;
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.range->end != kSize || std::exchange(slow, true)) return std::nullopt;
+    auto reply = server_->right_answer(request);
+    reply.chunk = 10;
+    reply.pause = milliseconds(10);
+    reply.body.resize(3000);
+    reply.end = End::kHang;
+    return reply;
+  });
+  auto policy = quick();
+  policy.hedge_seconds = 0.01;
+  expect_right(*listed(policy), kSmall, connections(1));
+  const auto requests = server_->requests();
+  ASSERT_EQ(requests.size(), kSize / kSmall + 2);
+  const auto& main = requests[requests.size() - 2];
+  const auto& hedge = requests.back();
+  EXPECT_NE(main.connection, hedge.connection);
+  EXPECT_EQ(hedge.range->end, kSize);
+  EXPECT_GE(hedge.range->begin, main.range->begin);
+  EXPECT_LE(hedge.range->begin, main.range->begin + 3000);
+  EXPECT_EQ(hedge.header("if-match"), "\"1\"");
+}
+
+TEST_F(HttpTimeLimits, AHedgeThatFailsLeavesTheFirstAlone) {
+  constexpr std::uint64_t kSmall = 64 << 10;
+  std::size_t last = 0;
+  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (request.range->end != kSize) return std::nullopt;
+    auto reply = server_->right_answer(request);
+    if (++last > 1) return reply.cut(10, End::kReset);
+    reply.chunk = 200;
+    reply.until = request.number + 2;  // the rest comes when the hedge does
+    return reply;
+  });
+  auto policy = quick();
+  policy.hedge_seconds = 0.01;
+  expect_right(*listed(policy), kSmall, connections(1));
+  EXPECT_EQ(last, 2U);
+}
+
+TEST_F(HttpTimeLimits, WhatCannotBeToldApartIsNotAskedForTwice) {
+  constexpr std::uint64_t kSmall = 64 << 10;
+  server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {}});
+  server_->script([&](const HttpRequest& request) {
+    auto reply = server_->right_answer(request);
+    if (request.range->end == kSize) {
+      reply.chunk = 1000;
+      reply.pause = milliseconds(20);
+    }
+    return reply;
+  });
+  auto policy = quick();
+  policy.hedge_seconds = 0.01;
+  expect_right(*object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, policy, kSize, ""), kSmall,
+               connections(1));
+  EXPECT_EQ(server_->requests().size(), kSize / kSmall + 1);
+}
+
+}  // namespace
+}  // namespace weightstream
