@@ -127,7 +127,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         """As `weightstream.stream`, of this checkpoint: the headers are not read again.
 
         Raises:
-            SourceChangedError: a file is not the one whose header was read.
+            SourceChangedError: a file or object is not the one whose header was read.
 
         """
         called = time.monotonic()
@@ -141,7 +141,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
             return self._collect(running)
 
     def close(self) -> None:
-        """Closes the files. Streams that run, and tensors, stay as they are. Idempotent."""
+        """Closes files and connections. Streams that run, and tensors, stay as they are. Idempotent."""
         self._closed = True
         self._park()
 
@@ -297,15 +297,17 @@ def open_checkpoint(
     """Opens a checkpoint: reads and validates the headers of its sources, all sources at once.
 
     Args:
-        location: a file, an index, a directory, a glob, or a sequence of these.
+        location: a file, an index, a directory, a glob, or a sequence of these: paths or URLs, as in `stream`.
         framework, device, backend, storage_options: as in `stream`; for tensors that are read from it.
 
     Raises:
         FormatError: not a valid safetensors file or index.
         NotFoundError, AuthError, StorageError, ConfigError: it cannot be opened.
+        ThrottledError, ServerError, ProtocolError, TimeoutError: a storage service that fails, cannot be reached, or
+            answers something else than was asked for.
 
     Example:
-        >>> with ws.open("model/") as ckpt:
+        >>> with ws.open("s3://models/llama") as ckpt:  # reads the first MiB of each shard
         ...     {name: info.shape for name, info in ckpt.items()}
 
     """

@@ -46,7 +46,7 @@ class StreamStats:
         wait_consumer_seconds: reading waited for the consumer, at the memory limit.
         peak_host_bytes: the most bytes in flight, or ready but not taken, at any time.
         readers: bytes read, by reader.
-        reasons: why each source's reader was chosen, by path.
+        reasons: why each source's reader was chosen, by path or URL.
 
     """
 
@@ -257,7 +257,8 @@ def stream(
     """Streams the tensors of a checkpoint: each is handed out as soon as its own bytes are there.
 
     Args:
-        location: a file, an index, a directory, a glob, or a sequence of these.
+        location: a file, an index, a directory, a glob, or a sequence of these. Each is a local path or a URL: ``s3://``,
+            ``gs://``, ``az://``, ``https://`` (no directories, no globs) or ``hf://``.
         device: where the tensors go, default ``"cpu"``. A str, an int (an accelerator's index) or a torch.device.
         framework: ``"pt"`` (torch, the default) or ``"numpy"``.
         names: only these: an iterable of names, or a function of a name. Only their bytes are read.
@@ -266,22 +267,28 @@ def stream(
             quarter of the available memory where that is less. One tensor larger than the limit is still loaded.
         device_limit: bytes in flight to a device. Tensors are copied to a device one at a time, so the largest tensor
             is what is in flight, and a larger limit changes nothing.
-        concurrency: the most reads in flight; default: found out while reading.
+        concurrency: the most reads in flight, of URLs the most connections; default: found out while reading.
         backend: ``"auto"`` (the default), ``"uring"``, ``"pread"``, or ``"mmap"`` (zero-copy, but the tensors are then
-            the file's pages: see the caveat in docs/semantics.md).
+            the file's pages: see the caveat in docs/semantics.md). For local files; URLs have one reader.
         progress: show a progress bar on standard error.
-        storage_options: options of a remote storage; local files take none.
+        storage_options: how remote storage is reached: credentials, endpoint, CA bundle, and the numbers of the HTTP
+            reader, as docs/reference/python.md lists them. Most programs need none: credentials are found where the
+            storage's own tools find them. Local files take none.
 
     Every keyword that is None is taken from ``WEIGHTSTREAM_<KEYWORD>`` in the environment if it is set there.
 
     Raises:
         ConfigError: a setting or a location that cannot work.
-        NotFoundError, AuthError, StorageError: a file cannot be opened or read.
+        NotFoundError, AuthError, StorageError: a file or object cannot be opened or read.
         FormatError: not a valid safetensors file or index.
+        ThrottledError, ServerError, ProtocolError, TimeoutError: a storage service that fails, cannot be reached, or
+            answers something else than was asked for.
         DeviceError: the device is not there.
 
     Example:
         >>> with ws.stream("model/", device="cpu", memory_limit="1GiB") as s:
+        ...     for name, tensor in s: ...
+        >>> with ws.stream("s3://models/llama", storage_options={"endpoint_url": "https://minio.example:9000"}) as s:
         ...     for name, tensor in s: ...
 
     """
@@ -310,6 +317,7 @@ def load(location: sources.Location, **settings: Any) -> dict[str, Any]:
 
     Example:
         >>> weights = ws.load("model.safetensors", framework="numpy")
+        >>> weights = ws.load("hf://Qwen/Qwen3-0.6B", names=lambda name: name.startswith("model.layers.0."))
 
     """
     with stream(location, **settings) as running:
