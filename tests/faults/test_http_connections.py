@@ -276,6 +276,33 @@ def test_a_port_that_is_none() -> None:
             load(url)
 
 
+def test_threads_of_the_core_never_wait_for_those_of_python(remote_model: Model) -> None:
+    # Whoever joins a thread holds the GIL, perhaps: a thread that wants it for its last step would hang both.
+    program = """
+        import threading
+        import numpy
+        import weightstream as ws
+
+        ended = threading.Event()
+
+        def work():
+            while not ended.is_set():
+                sum(range(1000))
+
+        sys.setswitchinterval(1e-5)
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(150):
+            with ws.open(sys.argv[1], framework="numpy") as checkpoint, checkpoint.stream() as stream:
+                assert next(stream)
+        ended.set()
+        print("done")
+    """
+    with ScriptedServer(remote_model.data) as server:
+        assert run(program, server.url(), timeout=30) == "done\n"
+
+
 def test_many_servers_at_once(remote_model: Model, tmp_path: Path) -> None:
     with ScriptedServer(remote_model.data) as good, ScriptedServer({}) as empty:
         with pytest.raises(ws.NotFoundError) as caught:
