@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the system packages that are missing, and does nothing when all are there.
 #
-#   scripts/system-packages.sh build        what the package needs: a compiler, Python headers, liburing, simdjson
+#   scripts/system-packages.sh build        what the package needs: a compiler, Python headers, liburing, simdjson, libcurl
 #   scripts/system-packages.sh test         that, and what its C++ tests, fuzzer and formatting need: GoogleTest, clang,
 #                                           clang-format; it can do without the last
 #   scripts/system-packages.sh nginx DIR    unpacks nginx into DIR, if there is none; to install it would start a web
@@ -40,6 +40,7 @@ look() {
   has_python_headers || missing+=(python3-dev)
   has_header liburing.h || missing+=(liburing-dev)
   has_header simdjson.h || missing+=(libsimdjson-dev)
+  has_header curl/curl.h || missing+=(libcurl4-openssl-dev)
   if [ "$what" = test ]; then
     has_header gtest/gtest.h || missing+=(libgtest-dev)
     has_fuzzer || needs_clang=yes
@@ -56,7 +57,7 @@ give_up() {
   echo "error: $1" >&2
   echo "  weightstream needs these system packages (names as in Debian and Ubuntu):" >&2
   echo "    ${missing[*]}" >&2
-  echo "  Fedora: gcc-c++ python3-devel liburing-devel simdjson-devel gtest-devel clang compiler-rt clang-tools-extra" >&2
+  echo "  Fedora: gcc-c++ python3-devel liburing-devel simdjson-devel libcurl-devel gtest-devel clang compiler-rt clang-tools-extra" >&2
   exit 1
 }
 

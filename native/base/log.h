@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -19,7 +20,7 @@ struct LogLine {
   std::string text;
 };
 
-class LogSink {
+class LogSink : public std::enable_shared_from_this<LogSink> {
  public:
   void write(LogLevel level, std::string text);
   // Only the first time that `what` is written about: what many sources share is said once, not for each.

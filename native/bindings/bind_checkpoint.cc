@@ -26,10 +26,12 @@ namespace {
 
 nb::str to_str(std::string_view text) { return nb::str(text.data(), text.size()); }
 
-std::shared_ptr<Checkpoint> open(const nb::list& sources, const std::optional<Checkpoint::WeightMap>& weight_map) {
+std::shared_ptr<Checkpoint> open(const nb::list& sources, const std::optional<Checkpoint::WeightMap>& weight_map,
+                                 std::shared_ptr<LogSink> log) {
+  if (!log) log = std::make_shared<LogSink>();  // for nobody
   auto opened = run_interruptibly<std::shared_ptr<const Checkpoint>>(
-      [specs = to_specs(sources), weight_map](const std::atomic<bool>& cancelled) {
-        return Checkpoint::open(specs, weight_map, cancelled);
+      [specs = to_specs(sources), weight_map, log = std::move(log)](const std::atomic<bool>& cancelled) {
+        return Checkpoint::open(specs, weight_map, *log, cancelled);
       });
   return std::const_pointer_cast<Checkpoint>(std::move(opened));
 }
@@ -83,7 +85,7 @@ std::uint64_t total_bytes(const Checkpoint& checkpoint) {
 
 void bind_checkpoint(nb::module_& module) {
   nb::class_<Checkpoint>(module, "Checkpoint")
-      .def_static("open", &open, nb::arg("sources"), nb::arg("weight_map").none())
+      .def_static("open", &open, nb::arg("sources"), nb::arg("weight_map").none(), nb::arg("log") = nb::none())
       .def("__len__", [](const Checkpoint& self) { return self.tensors().size(); })
       .def("names", &names)
       .def(

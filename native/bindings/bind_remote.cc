@@ -23,6 +23,7 @@
 #include "bindings/errors.h"
 #include "bindings/host_tensor.h"
 #include "bindings/interruptible.h"
+#include "bindings/log_lines.h"
 #include "bindings/source_specs.h"
 #include "engine/open_sources.h"
 #include "engine/stream.h"
@@ -176,9 +177,12 @@ class RawStream {
   std::vector<std::size_t> order_;  // of the ranges as given, by their place in the plan
 };
 
-std::shared_ptr<OpenedSources> open(const nb::list& sources) {
+std::shared_ptr<OpenedSources> open(const nb::list& sources, std::shared_ptr<LogSink> log) {
+  if (!log) log = std::make_shared<LogSink>();  // for nobody
   return std::make_shared<OpenedSources>(run_interruptibly<OpenedSources>(
-      [specs = to_specs(sources)](const std::atomic<bool>& cancelled) { return open_sources(specs, cancelled); }));
+      [specs = to_specs(sources), log = std::move(log)](const std::atomic<bool>& cancelled) {
+        return open_sources(specs, *log, cancelled);
+      }));
 }
 
 const Source& source_at(const OpenedSources& opened, std::size_t index) {
@@ -203,12 +207,19 @@ std::vector<SourceSpec> to_specs(const nb::list& sources) {
 }
 
 void bind_remote(nb::module_& module) {
-  nb::class_<Renewals>(module, "Renewals").def(nb::init<>()).def("next", &next_renewal, nb::arg("seconds"));
+  // Made by C++, and with shared_from_this: what the core holds of them is let go of without Python.
+  nb::class_<LogSink>(module, "Log").def(nb::new_(&std::make_shared<LogSink>)).def("drain", [](LogSink& self) {
+    return to_list(self.drain());
+  });
+  nb::class_<Renewals>(module, "Renewals")
+      .def(nb::new_(&std::make_shared<Renewals>))
+      .def("next", &next_renewal, nb::arg("seconds"));
   nb::class_<HttpObject>(module, "HttpObject")
       .def_static("make", &make_object, nb::kw_only(), nb::arg("name"), nb::arg("url"), nb::arg("headers"),
                   nb::arg("size").none(), nb::arg("etag").none(), nb::arg("expires_at").none(),
                   nb::arg("renewals").none(), nb::arg("options"))
       .def_prop_ro("name", &HttpObject::name)
+      .def_prop_ro("version", &HttpObject::version)
       .def(
           "renew",
           [](const HttpObject& self, std::string url, const Headers& headers, std::optional<double> expires_at) {
@@ -217,7 +228,7 @@ void bind_remote(nb::module_& module) {
           nb::arg("url"), nb::arg("headers"), nb::arg("expires_at").none())
       .def("renewal_failed", &HttpObject::renewal_failed, nb::arg("message"));
   nb::class_<OpenedSources>(module, "Sources")
-      .def_static("open", &open, nb::arg("sources"))
+      .def_static("open", &open, nb::arg("sources"), nb::arg("log") = nb::none())
       .def("__len__", [](const OpenedSources& self) { return self.sources->size(); })
       .def(
           "size", [](const OpenedSources& self, std::size_t index) { return source_at(self, index).size(); },

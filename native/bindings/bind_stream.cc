@@ -19,6 +19,7 @@
 #include "bindings/dlpack.h"
 #include "bindings/errors.h"
 #include "bindings/host_tensor.h"
+#include "bindings/log_lines.h"
 #include "engine/checkpoint.h"
 #include "engine/stream.h"
 
@@ -142,15 +143,7 @@ class PyStream {
     return result;
   }
 
-  nb::list drain_log() {
-    nb::list result;
-    for (const auto& line : stream_->drain_log()) {
-      result.append(nb::make_tuple(
-          static_cast<int>(line.level),
-          nb::steal(PyUnicode_DecodeFSDefaultAndSize(line.text.data(), static_cast<Py_ssize_t>(line.text.size())))));
-    }
-    return result;
-  }
+  nb::list drain_log() { return to_list(stream_->drain_log()); }
 
   std::size_t size() const { return wanted_.size(); }
 

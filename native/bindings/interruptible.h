@@ -54,7 +54,10 @@ T run_interruptibly(Work work) {
     thread.detach();
     throw nanobind::python_error();
   }
-  thread.join();
+  {
+    const nanobind::gil_scoped_release release;
+    thread.join();
+  }
   return value_or_throw(std::move(*shared->result));
 }
 

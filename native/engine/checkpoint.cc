@@ -6,9 +6,9 @@
 namespace weightstream {
 
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::vector<SourceSpec>& specs,
-                                                           const std::optional<WeightMap>& weight_map,
+                                                           const std::optional<WeightMap>& weight_map, LogSink& log,
                                                            const std::atomic<bool>& cancelled) {
-  auto opened = open_headers(specs, cancelled);
+  auto opened = open_headers(specs, log, cancelled);
   if (!opened) return std::move(opened).error();
   auto checkpoint = std::make_shared<Checkpoint>();
   checkpoint->sources_ = std::move(opened->sources);

@@ -36,7 +36,7 @@ class Checkpoint {
   // that several shards have the mapped one counts; without one, a tensor in two shards is a kFormat error.
   // `cancelled` may be set by another thread: kClosed then.
   static Result<std::shared_ptr<const Checkpoint>> open(const std::vector<SourceSpec>& specs,
-                                                        const std::optional<WeightMap>& weight_map,
+                                                        const std::optional<WeightMap>& weight_map, LogSink& log,
                                                         const std::atomic<bool>& cancelled = kNeverCancelled);
 
   [[nodiscard]] const std::shared_ptr<const Sources>& sources() const { return sources_; }

@@ -154,11 +154,11 @@ class RemotePart {
     positions.push_back(position);
     objects.push_back(std::move(object));
   }
-  void start(HttpConnections& connections, HeadConsumer& consumer, const std::atomic<bool>& cancelled) {
+  void start(HttpConnections& connections, HeadConsumer& consumer, LogSink& log, const std::atomic<bool>& cancelled) {
     if (objects.empty()) return;
-    const auto run = [this, &connections, &consumer, &cancelled] {
+    const auto run = [this, &connections, &consumer, &log, &cancelled] {
       try {
-        status_ = read_heads(objects, kSpeculativeBytes, connections, consumer, cancelled);
+        status_ = read_heads(objects, kSpeculativeBytes, connections, consumer, log, cancelled);
       } catch (const std::bad_alloc&) {
         status_ = Error{.code = ErrorCode::kStorage, .message = "out of memory", .system_errno = ENOMEM};
       }
@@ -183,7 +183,8 @@ class RemotePart {
 
 }  // namespace
 
-Result<OpenedHeaders> open_headers(const std::vector<SourceSpec>& specs, const std::atomic<bool>& cancelled) {
+Result<OpenedHeaders> open_headers(const std::vector<SourceSpec>& specs, LogSink& log,
+                                   const std::atomic<bool>& cancelled) {
   auto sources = std::make_shared<Sources>();
   sources->list.resize(specs.size());
   std::vector<std::optional<Result<Header>>> headers(specs.size());
@@ -199,7 +200,7 @@ Result<OpenedHeaders> open_headers(const std::vector<SourceSpec>& specs, const s
     }
   }
   RemoteHeaders remote_headers(remote.objects, turns);
-  remote.start(*sources->connections, remote_headers, cancelled);
+  remote.start(*sources->connections, remote_headers, log, cancelled);
 
   const auto keep = most_kept_open();
   run_in_parallel(local.size(), [&](std::size_t k) {
@@ -237,7 +238,8 @@ Result<OpenedHeaders> open_headers(const std::vector<SourceSpec>& specs, const s
   return opened;
 }
 
-Result<OpenedSources> open_sources(const std::vector<SourceSpec>& specs, const std::atomic<bool>& cancelled) {
+Result<OpenedSources> open_sources(const std::vector<SourceSpec>& specs, LogSink& log,
+                                   const std::atomic<bool>& cancelled) {
   auto sources = std::make_shared<Sources>();
   OpenedSources opened{.sources = sources, .heads = std::vector<std::vector<std::byte>>(specs.size())};
   RemotePart remote;
@@ -253,7 +255,7 @@ Result<OpenedSources> open_sources(const std::vector<SourceSpec>& specs, const s
     sources->list.push_back(std::move(*file));
   }
   RawHeads heads(remote.objects.size());
-  remote.start(*sources->connections, heads, cancelled);
+  remote.start(*sources->connections, heads, log, cancelled);
   if (auto read = remote.finish(); !read) return std::move(read).error();
   for (std::size_t k = 0; k < remote.positions.size(); ++k)
     opened.heads[remote.positions[k]] = std::move(heads.heads[k]);

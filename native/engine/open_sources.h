@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/log.h"
 #include "base/result.h"
 #include "engine/sources.h"
 #include "format/header.h"
@@ -24,7 +25,7 @@ struct OpenedHeaders {
   std::vector<Header> headers;  // of each source
 };
 // Opens each source and reads and validates its header.
-[[nodiscard]] Result<OpenedHeaders> open_headers(const std::vector<SourceSpec>& specs,
+[[nodiscard]] Result<OpenedHeaders> open_headers(const std::vector<SourceSpec>& specs, LogSink& log,
                                                  const std::atomic<bool>& cancelled);
 
 struct OpenedSources {
@@ -33,7 +34,7 @@ struct OpenedSources {
   std::vector<std::vector<std::byte>> heads;
 };
 // Opens sources of any content.
-[[nodiscard]] Result<OpenedSources> open_sources(const std::vector<SourceSpec>& specs,
+[[nodiscard]] Result<OpenedSources> open_sources(const std::vector<SourceSpec>& specs, LogSink& log,
                                                  const std::atomic<bool>& cancelled);
 
 }  // namespace weightstream

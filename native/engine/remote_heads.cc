@@ -10,7 +10,6 @@
 #include <optional>
 #include <utility>
 
-#include "base/log.h"
 #include "storage/http_reader.h"
 #include "storage/reader.h"
 
@@ -38,7 +37,15 @@ class Heads final : public ReadFeed {
     const auto i = todo_.front();
     Head& head = heads_[i];
     if (taken_ > 0 && taken_ + head.need > kMostBytes) return std::nullopt;
-    auto bytes = std::make_unique_for_overwrite<std::byte[]>(head.need);
+    std::unique_ptr<std::byte[]> bytes(new (std::nothrow) std::byte[head.need]);
+    if (!bytes) {
+      error_ = Error{.code = ErrorCode::kStorage,
+                     .message = "out of memory while its header was read",
+                     .source = objects_[i]->name(),
+                     .system_errno = ENOMEM};
+      done_.notify_one();
+      return std::nullopt;
+    }
     std::copy_n(head.bytes.get(), head.have, bytes.get());
     head.bytes = std::move(bytes);
     taken_ += head.need;
@@ -128,10 +135,10 @@ class Heads final : public ReadFeed {
 }  // namespace
 
 Status read_heads(const std::vector<std::shared_ptr<HttpObject>>& objects, std::uint64_t speculative_bytes,
-                  HttpConnections& connections, HeadConsumer& consumer, const std::atomic<bool>& cancelled) {
+                  HttpConnections& connections, HeadConsumer& consumer, LogSink& log,
+                  const std::atomic<bool>& cancelled) {
   if (objects.empty()) return Ok{};
   Heads heads(objects, speculative_bytes, consumer);
-  LogSink log;
   // As many at a time as there are: each is one round trip.
   HttpReaderOptions options;
   options.most_concurrency = std::min<std::uint32_t>(static_cast<std::uint32_t>(objects.size()), 64);

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "base/log.h"
 #include "base/result.h"
 #include "storage/http_connections.h"
 #include "storage/http_object.h"
@@ -27,6 +28,6 @@ class HeadConsumer {
 // Returns when all is done, at the first error, or soon after `cancelled` is set (kClosed).
 [[nodiscard]] Status read_heads(const std::vector<std::shared_ptr<HttpObject>>& objects,
                                 std::uint64_t speculative_bytes, HttpConnections& connections, HeadConsumer& consumer,
-                                const std::atomic<bool>& cancelled);
+                                LogSink& log, const std::atomic<bool>& cancelled);
 
 }  // namespace weightstream

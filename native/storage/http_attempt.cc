@@ -198,6 +198,12 @@ void HttpAttempt::wake_at(int bytes) {
   if (::setsockopt(socket_, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes) == 0) wake_at_ = bytes;
 }
 
+void HttpAttempt::on_socket_gone(curl_socket_t socket) {
+  if (socket != socket_) return;
+  wake_at(1);
+  socket_ = CURL_SOCKET_BAD;
+}
+
 // A connection that is fast need not wake its thread for every packet; one that is slow, or near its end, must.
 void HttpAttempt::tune_wakeups() {
   const auto left = body_.size() - received_;
@@ -228,7 +234,6 @@ double HttpAttempt::retry_after() const {
 }
 
 Verdict HttpAttempt::finish(CURLcode code) {
-  wake_at(1);  // the connection goes back to the others as it was
   if (violation_) {
     if (violation_->error.system_errno == ENOMEM) violation_->error = out_of_memory(asked_);
     return std::move(*violation_);
@@ -248,7 +253,11 @@ Verdict HttpAttempt::finish(CURLcode code) {
     return judge_error(head_, asked_, error_body_);
   }
   if (verdict_ && received_ == body_.size()) return std::move(*verdict_);  // whatever came after it
-  return judge_transport(code, detail_, head_, asked_, body_.empty() ? asked_.range : body_, received_);
+  auto verdict = judge_transport(code, detail_, head_, asked_, body_.empty() ? asked_.range : body_, received_);
+  long system_errno = 0;
+  curl_easy_getinfo(easy_, CURLINFO_OS_ERRNO, &system_errno);
+  if (code == CURLE_COULDNT_CONNECT) verdict.error.system_errno = static_cast<int>(system_errno);
+  return verdict;
 }
 
 }  // namespace weightstream

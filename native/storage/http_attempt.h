@@ -32,6 +32,8 @@ class HttpAttempt {
   Status prepare();
   // The transfer's socket, as libcurl announces it.
   void on_socket(curl_socket_t socket) { socket_ = socket; }
+  // The transfer lets go of it; it is still open, and goes back to the others as it was.
+  void on_socket_gone(curl_socket_t socket);
   // What libcurl's end of the transfer means.
   [[nodiscard]] Verdict finish(CURLcode code);
 

@@ -59,6 +59,10 @@ bool has_control(const std::string& text) {
   return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; });
 }
 
+bool has_credentials(const HttpAccess& access) {
+  return !access.headers.empty() || !Url(access.url).part(CURLUPART_USER).empty();
+}
+
 Status check_access(const HttpAccess& access, const HttpOptions& options) {
   const std::string origin = origin_of(access.url);
   if (origin.empty() || has_control(access.url)) {
@@ -71,7 +75,7 @@ Status check_access(const HttpAccess& access, const HttpOptions& options) {
         .code = ErrorCode::kConfig,
         .message = "a request header has a control character (a line break?) or no name; its value is not shown"};
   }
-  if (origin.starts_with("http:") && !access.headers.empty() && !options.allow_plain_http && !is_loopback(origin)) {
+  if (origin.starts_with("http:") && has_credentials(access) && !options.allow_plain_http && !is_loopback(origin)) {
     return Error{.code = ErrorCode::kConfig,
                  .message =
                      "credentials would go over plain HTTP to another machine; use https, or say "
@@ -248,6 +252,13 @@ Status HttpObject::check_version(const HttpHead& head, std::optional<std::uint64
 std::string HttpObject::if_match() const {
   const std::lock_guard lock(mutex_);
   return etag_.starts_with('"') ? etag_ : std::string();  // a weak one never matches (RFC 9110, section 13.1.1)
+}
+
+std::string HttpObject::version() const {
+  const std::lock_guard lock(mutex_);
+  if (!etag_.empty() && !etag_.starts_with("W/")) return etag_;
+  if (!version_id_.empty()) return "version " + version_id_;
+  return last_modified_.empty() ? std::string() : "modified " + last_modified_;
 }
 
 bool HttpObject::resumable() const {

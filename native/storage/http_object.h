@@ -4,6 +4,7 @@
 // is may not: its size and version are pinned by the first response, or by a listing, and every response is compared.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -47,7 +48,7 @@ struct HttpOptions {
 class HttpObject;
 
 // Objects that need new access, for whoever can get it. Thread-safe.
-class Renewals {
+class Renewals : public std::enable_shared_from_this<Renewals> {
  public:
   void ask(std::weak_ptr<const HttpObject> object);
   // The next object that asks; null when none did within `patience`.
@@ -73,6 +74,9 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
   [[nodiscard]] bool size_known() const;
   [[nodiscard]] const HttpOptions& options() const { return options_; }
   [[nodiscard]] HttpHost& host() const { return *host_; }
+
+  // True for the first who asks: what there is to say of an object is said once.
+  [[nodiscard]] bool first_use() const { return !used_.exchange(true); }
 
   // Where to send a request now.
   struct Target {
@@ -101,6 +105,9 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
   Status check_version(const HttpHead& head, std::optional<std::uint64_t> total) const;
   // The value of If-Match; empty without a strong ETag.
   [[nodiscard]] std::string if_match() const;
+  // What tells the version that is pinned from others: a strong ETag, the storage's own version, or the modification
+  // time. Empty when nothing does, or nothing was read yet.
+  [[nodiscard]] std::string version() const;
   // Whether two responses can be told to be of the same version: what is not cannot be resumed.
   [[nodiscard]] bool resumable() const;
 
@@ -114,6 +121,7 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
   const std::shared_ptr<Renewals> renewals_;  // null: access cannot be renewed
   const std::shared_ptr<HttpHost> host_;
 
+  mutable std::atomic<bool> used_ = false;
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const HttpAccess> access_;
   mutable std::uint32_t generation_ = 0;

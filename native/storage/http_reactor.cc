@@ -85,13 +85,14 @@ void HttpReactor::stop() {
 
 int HttpReactor::on_socket(CURL* easy, curl_socket_t socket, int what, void* self, void* known) noexcept {
   auto* reactor = static_cast<HttpReactor*>(self);
+  HttpAttempt* attempt = nullptr;
+  curl_easy_getinfo(easy, CURLINFO_PRIVATE, &attempt);
   if (what == CURL_POLL_REMOVE) {
+    if (attempt != nullptr) attempt->on_socket_gone(socket);
     ::epoll_ctl(reactor->epoll_.get(), EPOLL_CTL_DEL, socket, nullptr);  // closed by now, perhaps
     curl_multi_assign(reactor->multi_, socket, nullptr);
     return 0;
   }
-  HttpAttempt* attempt = nullptr;
-  curl_easy_getinfo(easy, CURLINFO_PRIVATE, &attempt);
   if (attempt != nullptr) attempt->on_socket(socket);
   epoll_event event{.events = 0, .data = {.fd = socket}};
   if ((what & CURL_POLL_IN) != 0) event.events |= EPOLLIN;
@@ -212,7 +213,7 @@ void HttpReactor::watch(Running& running, Clock::time_point now) {
 
 void HttpReactor::begin(Running& running, std::unique_ptr<HttpAttempt>& slot, std::unique_ptr<HttpAttempt> attempt) {
   const HttpObject& object = running.read->object();
-  if (!object.options().verify) {
+  if (!object.options().verify && object.first_use()) {
     state_.log.write_once("verify", LogLevel::kWarning, object.name() + ": the server's certificate is not verified");
   }
   auto ready = attempt->prepare();

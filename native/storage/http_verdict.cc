@@ -94,7 +94,6 @@ bool asks_to_slow_down(const HttpHead& head, std::string_view code) {
 // What a person reads who meets this status. `code` is the service's own.
 Verdict judge_status(const HttpHead& head, const HttpAsked& asked, const std::string& code) {
   const auto verdict = [&](Outcome outcome, ErrorCode error, std::string message) {
-    if (!code.empty()) message += " (" + code + ")";
     Verdict result{outcome, error_of(asked, head, error, std::move(message))};
     result.error.service_code = code;
     return result;
@@ -200,7 +199,7 @@ Verdict judge_transport(CURLcode code, const std::string& detail, const HttpHead
     case CURLE_PEER_FAILED_VERIFICATION:
       return verdict(
           Outcome::kFail, ErrorCode::kProtocol,
-          "the certificate of " + host + " is not trusted; name a private CA by ca_bundle in storage_options");
+          "the certificate of " + host + " is not trusted; name a private CA by storage_options={'verify': PATH}");
     case CURLE_SSL_CONNECT_ERROR:
       if (detail.find("SYSCALL") != std::string::npos || detail.find("reset") != std::string::npos) {
         return verdict(Outcome::kConnect, ErrorCode::kServer, host + " ended the connection during the TLS handshake");

@@ -33,13 +33,15 @@ class CheckpointTest : public ::testing::Test {
   }
   static std::shared_ptr<const Checkpoint> opened(const std::vector<std::string>& paths,
                                                   const std::optional<Checkpoint::WeightMap>& map = std::nullopt) {
-    auto checkpoint = Checkpoint::open(specs(paths), map);
+    LogSink log;
+    auto checkpoint = Checkpoint::open(specs(paths), map, log);
     EXPECT_TRUE(checkpoint.ok()) << (checkpoint.ok() ? "" : checkpoint.error().message);
     return checkpoint.ok() ? *checkpoint : nullptr;
   }
   static Error refusal(const std::vector<std::string>& paths,
                        const std::optional<Checkpoint::WeightMap>& map = std::nullopt) {
-    auto checkpoint = Checkpoint::open(specs(paths), map);
+    LogSink log;
+    auto checkpoint = Checkpoint::open(specs(paths), map, log);
     EXPECT_FALSE(checkpoint.ok());
     return checkpoint.ok() ? Error{} : checkpoint.error();
   }
@@ -79,7 +81,8 @@ TEST_F(CheckpointTest, MoreShardsThanDescriptorsWork) {
   const int outcome = testing::in_child([&] {
     const struct rlimit limit{40, 40};  // some are in use already; 16 threads open one file each at a time
     if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
-    return Checkpoint::open(specs(paths), std::nullopt).ok() ? 0 : 2;
+    LogSink log;
+    return Checkpoint::open(specs(paths), std::nullopt, log).ok() ? 0 : 2;
   });
   EXPECT_EQ(outcome, 0);
 }

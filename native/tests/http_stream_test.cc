@@ -67,7 +67,8 @@ class HttpStream : public ::testing::Test {
     return specs;
   }
   static TestCheckpoint opened(std::vector<MadeFile> files, const std::vector<SourceSpec>& specs) {
-    auto checkpoint = Checkpoint::open(specs, std::nullopt);
+    LogSink log;
+    auto checkpoint = Checkpoint::open(specs, std::nullopt, log);
     if (!checkpoint.ok()) {
       ADD_FAILURE() << checkpoint.error().message;
       return {};
@@ -218,7 +219,8 @@ TEST_F(HttpStream, LargeHeadsWaitForEachOther) {
   for (std::size_t i = 0; i < kCount; ++i) sources.push_back(object("/o"));
   HttpConnections connections;
   LargeHeads heads(kBytes, 3);
-  const auto read = read_heads(sources, 64 * kKiB, connections, heads, kNeverCancelled);
+  LogSink log;
+  const auto read = read_heads(sources, 64 * kKiB, connections, heads, log, kNeverCancelled);
   EXPECT_TRUE(read.ok()) << read.error().message;
   EXPECT_EQ(heads.done, kCount);
 }
@@ -227,7 +229,8 @@ TEST_F(HttpStream, MoreThanThereIsIsTruncated) {
   server_->put("/o", testing::pattern_content(1000, 3));
   HttpConnections connections;
   LargeHeads heads(1001, 3);
-  const auto read = read_heads({object("/o")}, 64 * kKiB, connections, heads, kNeverCancelled);
+  LogSink log;
+  const auto read = read_heads({object("/o")}, 64 * kKiB, connections, heads, log, kNeverCancelled);
   ASSERT_FALSE(read.ok());
   EXPECT_EQ(read.error().code, ErrorCode::kTruncated);
   EXPECT_EQ(read.error().source, "/o");
@@ -239,7 +242,8 @@ TEST_F(HttpStream, SourcesOfAnyContent) {
   server_->put("/small", testing::pattern_content(1000, 3));
   server_->put("/large", testing::pattern_content(2 * kMiB, 4));
   server_->put("/empty", {.bytes = ""});
-  const auto raw = open_sources({object("/small"), object("/large"), object("/empty")}, kNeverCancelled);
+  LogSink log;
+  const auto raw = open_sources({object("/small"), object("/large"), object("/empty")}, log, kNeverCancelled);
   ASSERT_TRUE(raw.ok()) << raw.error().message;
   EXPECT_EQ(raw->sources->at(0).size(), 1000U);
   EXPECT_EQ(raw->sources->at(1).size(), 2 * kMiB);
@@ -262,7 +266,9 @@ TEST_F(HttpStream, HeadersThatCannotBeHad) {
   for (const auto& row : {Row{"/nothing", ErrorCode::kNotFound}, Row{"/page", ErrorCode::kFormat},
                           Row{"/empty", ErrorCode::kFormat}, Row{"/cut", ErrorCode::kFormat}}) {
     SCOPED_TRACE(row.path);
-    const auto checkpoint = Checkpoint::open({object("/shard0"), object(row.path), object("/shard1")}, std::nullopt);
+    LogSink log;
+    const auto checkpoint =
+        Checkpoint::open({object("/shard0"), object(row.path), object("/shard1")}, std::nullopt, log);
     ASSERT_FALSE(checkpoint.ok());
     EXPECT_EQ(checkpoint.error().code, row.code) << checkpoint.error().message;
     EXPECT_EQ(checkpoint.error().source, row.path);
@@ -276,7 +282,8 @@ TEST_F(HttpStream, OpeningMayBeGivenUp) {
     EXPECT_TRUE(server_->wait_for_requests(3));
     cancelled = true;
   });
-  const auto checkpoint = Checkpoint::open(objects(3), std::nullopt, cancelled);
+  LogSink log;
+  const auto checkpoint = Checkpoint::open(objects(3), std::nullopt, log, cancelled);
   canceller.join();
   ASSERT_FALSE(checkpoint.ok());
   EXPECT_EQ(checkpoint.error().code, ErrorCode::kClosed);
@@ -368,7 +375,8 @@ class HttpStreamFaults : public HttpStream, public ::testing::WithParamInterface
     return happened;
   }
   void load() {
-    const auto checkpoint = Checkpoint::open(objects(files_.size()), std::nullopt);
+    LogSink log;
+    const auto checkpoint = Checkpoint::open(objects(files_.size()), std::nullopt, log);
     if (GetParam() == StreamFault::kNotFound && !checkpoint.ok()) {
       EXPECT_EQ(checkpoint.error().code, ErrorCode::kNotFound);
       return;

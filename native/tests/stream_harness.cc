@@ -27,7 +27,8 @@ std::string name(Backend backend) {
 TestCheckpoint open_checkpoint(std::vector<MadeFile> files) {
   std::vector<SourceSpec> paths;
   for (const auto& file : files) paths.emplace_back(file.path);
-  auto opened = Checkpoint::open(paths, std::nullopt);
+  LogSink log;
+  auto opened = Checkpoint::open(paths, std::nullopt, log);
   EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message);
   TestCheckpoint made{.files = std::move(files), .checkpoint = std::move(opened).value(), .items = {}};
   for (const auto ref : made.checkpoint->tensors()) {

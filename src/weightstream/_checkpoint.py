@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _config, frameworks, sources
+from . import _config, _log, frameworks, sources
 from ._core import Checkpoint as CoreCheckpoint
 from ._core import Stream as CoreStream
 from ._errors import ClosedError, ConfigError
@@ -48,8 +48,8 @@ class Checkpoint(Mapping[str, TensorInfo]):
     def _open(cls, location: sources.Location, settings: _config.Settings) -> Checkpoint:
         resolved = sources.resolve(location, settings.storage_options)
         weight_map = None if resolved.weight_map is None else list(resolved.weight_map.items())
-        with Renewer(resolved.sources) as renewer:
-            core = CoreCheckpoint.open(renewer.objects, weight_map)
+        with Renewer(resolved.sources) as renewer, _log.forwarding() as log:
+            core = CoreCheckpoint.open(renewer.objects, weight_map, log)
         return cls(core, [source.name for source in resolved.sources], renewer, settings)
 
     def __getitem__(self, name: str) -> TensorInfo:

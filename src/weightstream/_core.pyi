@@ -17,6 +17,13 @@ class _Stats(TypedDict):
     peak_host_bytes: int
     readers: dict[str, int]
 
+class Log:
+    """Takes lines of the core that belong to no stream. Thread-safe."""
+
+    def __init__(self) -> None: ...
+    def drain(self) -> list[tuple[int, str]]:
+        """(level 0 debug, 1 info, 2 warning; line), since the last call."""
+
 class Renewals:
     """Where objects ask for new access. Thread-safe."""
 
@@ -40,6 +47,10 @@ class HttpObject:
     ) -> HttpObject: ...
     @property
     def name(self) -> str: ...
+    @property
+    def version(self) -> str:
+        """What changes when the contents do, as the first response said; empty when nothing says so."""
+
     def renew(self, url: str, headers: Sequence[tuple[str, str]], expires_at: float | None) -> None: ...
     def renewal_failed(self, message: str) -> None: ...
 
@@ -47,7 +58,7 @@ class Sources:
     """Opened sources of any content."""
 
     @staticmethod
-    def open(sources: list[bytes | HttpObject]) -> Sources: ...
+    def open(sources: list[bytes | HttpObject], log: Log | None = None) -> Sources: ...
     def __len__(self) -> int: ...
     def size(self, index: int) -> int: ...
     def head(self, index: int) -> bytes:
@@ -79,7 +90,9 @@ class Checkpoint:
     """Sources with validated headers. Tensors are numbered in file order."""
 
     @staticmethod
-    def open(sources: list[bytes | HttpObject], weight_map: Sequence[tuple[str, int]] | None) -> Checkpoint: ...
+    def open(
+        sources: list[bytes | HttpObject], weight_map: Sequence[tuple[str, int]] | None, log: Log | None = None
+    ) -> Checkpoint: ...
     def __len__(self) -> int: ...
     def names(self) -> list[str]: ...
     def find(self, name: str) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 import time
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _config, sources
+from . import _config, _log, sources
 from ._core import Stream as CoreStream
 from ._errors import ClosedError, ConfigError
 
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from ._progress import Progress
     from .frameworks import Framework
     from .sources.renewal import Renewer
-
-_log = logging.getLogger("weightstream")
-_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -231,8 +227,7 @@ class TensorStream:
         return f"<TensorStream {state}: {stats['tensors']} of {len(self)} tensors, {stats['bytes']} bytes>"
 
     def _forward_log(self) -> None:
-        for level, line in self._core.drain_log():
-            _log.log(_LEVELS[level], "%s", line)
+        _log.forward(self._core.drain_log())
 
     def _show_progress(self) -> None:
         stats = self._core.stats()

@@ -16,6 +16,7 @@ from fetching import clean_environment
 import weightstream as ws
 from checkpoints import Raw, assert_same, pattern, raw, write_shards
 from processes import command, core_threads, environment, wait_until
+from servers.actions import Head, Status
 from servers.azurite import KEY, AzureServer
 from servers.gcs import GcsServer
 from servers.hub import Hub
@@ -70,7 +71,7 @@ def tensors() -> dict[str, Raw]:
     return {name: tensor for shard in SHARDS.values() for name, tensor in shard.items()}
 
 
-def check_pulls(location: str, model: Path, dest: Path, options: dict[str, Any], *, versions: bool = True) -> Pulled:
+def check_pulls(location: str, model: Path, dest: Path, options: dict[str, Any]) -> Pulled:
     """All files come over exactly, and a second time none does; the copy loads."""
     files = contents(model)
     size = sum(map(len, files.values()))
@@ -78,7 +79,7 @@ def check_pulls(location: str, model: Path, dest: Path, options: dict[str, Any],
     assert contents(dest) == files
     assert (done.files, done.bytes, done.skipped) == (len(files), size, 0)
     again = pull(location, dest, storage_options=options)
-    assert (again.files, again.skipped) == ((0, len(files)) if versions else (len(files), 0))
+    assert (again.files, again.skipped) == (0, len(files))
     assert_same(ws.load(dest, framework="numpy"), tensors())
     assert core_threads() == []
     secrets = ("Signature", READER.secret_key, KEY, TOKEN, "sig=")
@@ -136,9 +137,39 @@ def test_from_the_hub(hub: Hub, model: Path, tmp_path: Path, clean: pytest.Monke
 def test_from_a_web_server_by_an_index(nginx: NginxServer, tmp_path: Path) -> None:
     folder = write_shards(nginx.root / "pulled", SHARDS, INDEX)
     options = {"verify": str(nginx.authority.bundle), "headers": {"Authorization": f"Bearer {TOKEN}"}}
-    # It does not say beforehand which versions its files have: they come anew each time.
     location = f"{nginx.https}/private/pulled/{INDEX}"
-    check_pulls(location, folder, tmp_path / "dest", options, versions=False)
+    check_pulls(location, folder, tmp_path / "dest", options)
+    # What was replaced has another ETag.
+    (folder / INDEX).write_text((folder / INDEX).read_text() + " ")
+    assert pull(location, tmp_path / "dest", storage_options=options).files == 1
+
+
+@pytest.mark.parametrize("change", [False, True], ids=["the same", "another"])
+def test_a_pull_over_http_goes_on_in_the_same_version_only(tmp_path: Path, change: bool) -> None:
+    data = pattern(5 * PIECE, 3)
+    with ScriptedServer(data) as server:
+        server.at(30, Status(403))  # reads are of a MiB towards the end
+        with pytest.raises(ws.AuthError):
+            pull(server.url(), tmp_path / "dest", concurrency=1)
+        if change:
+            data = pattern(5 * PIECE, 4)
+            server.replace(data)
+        done = pull(server.url(), tmp_path / "dest")
+    assert done.bytes + done.kept_bytes == len(data)
+    assert (done.kept_bytes > 0) is not change
+    assert contents(tmp_path / "dest") == {"model.safetensors": data}
+
+
+@pytest.mark.parametrize(("headers", "known"), [({"ETag": 'W/"1"'}, True), ({"ETag": None}, True)])
+def test_versions_without_a_strong_etag(tmp_path: Path, headers: dict[str, str | None], known: bool) -> None:
+    with ScriptedServer(b"{}") as server:
+        server.when(lambda request: True, Head(headers))
+        pull(server.url(), tmp_path / "dest")
+        assert pull(server.url(), tmp_path / "dest").skipped == known
+        server.heal()
+        server.when(lambda request: True, Head({"ETag": None, "Last-Modified": None}))
+        for _ in range(2):  # nothing says whether it is another one
+            assert pull(server.url(), tmp_path / "dest").files == 1
 
 
 def test_keys_that_lead_out_are_refused(tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ class _Job:
                 self.totals["files"] += done.files
                 self.totals["bytes"] += done.bytes
                 self.totals["kept_bytes"] += done.kept
+                self.totals["skipped"] += done.skipped
+                self.totals["skipped_bytes"] += done.skipped_bytes
                 self.totals["bytes_read"] += done.bytes_read
                 self.totals["retries"] += done.retries
         finally:

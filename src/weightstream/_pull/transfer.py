@@ -6,14 +6,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
 from .._errors import ProtocolError, SourceChangedError, WeightstreamError
-from ..sources import File, LocalSource
+from ..sources import File, LocalSource, RemoteSource
 from ..sources.local import version_of
 from ..sources.renewal import Renewer
 from .destination import Destination, Lock
@@ -31,6 +31,8 @@ class Transfer:
     files: int = 0
     bytes: int = 0
     kept: int = 0  # of earlier attempts
+    skipped: int = 0  # files that turned out to be complete when they were opened
+    skipped_bytes: int = 0
     bytes_read: int = 0
     retries: int = 0
 
@@ -107,7 +109,7 @@ def transfer(
         progress: is told how many bytes and files are there, again and again.
 
     """
-    parts: list[Part] = []
+    parts: dict[int, Part] = {}
     done = Transfer()
     core: Any = import_module("weightstream._core")
     try:
@@ -116,14 +118,22 @@ def transfer(
             for position, (file, lock) in enumerate(files):
                 size = opened.size(position)
                 _check_same(file, size)
-                parts.append(Part(destination, file, size, file.version, lock, anew=anew))
-            done.kept = sum(part.kept for part in parts)
-            missing = sum(part.size for part in parts) - done.kept
+                if file.version is None and isinstance(file.source, RemoteSource):
+                    object_: Any = renewer.objects[position]
+                    file = replace(file, size=size, version=object_.version or None)
+                    if not anew and destination.is_complete(file):
+                        lock.release()
+                        done.skipped += 1
+                        done.skipped_bytes += size
+                        continue
+                parts[position] = Part(destination, file, size, file.version, lock, anew=anew)
+            done.kept = sum(part.kept for part in parts.values())
+            missing = sum(part.size for part in parts.values()) - done.kept
             destination.check_space(missing)
             started(missing)
             _read(core, opened, parts, done, memory_limit, concurrency, progress)
     finally:
-        for part in parts:
+        for part in parts.values():
             _let_go(part)
         for _, lock in files:
             lock.release()
@@ -133,7 +143,7 @@ def transfer(
 def _read(
     core: Any,
     opened: Any,
-    parts: Sequence[Part],
+    parts: Mapping[int, Part],
     done: Transfer,
     memory_limit: int,
     concurrency: int,
@@ -149,7 +159,7 @@ def _read(
     ranges: list[tuple[int, int, int]] = []
     writers = Writers(finished)
     try:
-        for position, part in enumerate(parts):
+        for position, part in parts.items():
             missing = part.missing()
             head = opened.head(position)  # of an object that had to be opened by reading; most are small
             if missing and missing[0] == (0, part.size) and len(head) >= part.size:
@@ -186,7 +196,7 @@ def _read(
     finally:
         writers.close()
     writers.check()
-    unfinished = [part for part in parts if not part.closed]
+    unfinished = [part for part in parts.values() if not part.closed]
     if unfinished:
         raise ProtocolError("the reader ended before all of it was read", source=unfinished[0].file.source.name)
 

@@ -261,7 +261,7 @@ class S3Store(Store):
         elif status in (301, 307) or code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocation"):
             there = f" {region!r}" if region else ""
             kind, what = ConfigError, f"wrong region: {at}, is in{there or ' another one'}"
-            hint = f"give storage_options={{'region_name':{there or ' ...'}}} or set AWS_REGION"
+            hint = f"give storage_options={{'region_name':{there or ' ...'}}} or set AWS_DEFAULT_REGION"
         elif code in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"):
             kind, hint = AuthError, "the credentials have expired: log in again"
         elif code in ("InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken"):
