@@ -80,7 +80,7 @@ def test_an_address_that_ends_is_renewed_once(model_hub: Hub, at: int, status: i
     assert len(revoked.refused) == 1
     assert addresses_asked_for(model_hub) == 2  # however many reads were refused
     assert all("Authorization" not in request.headers for request in model_hub.cdn.requests)
-    assert core_threads() == []
+    wait_until(lambda: core_threads() == [], 1)
     check_settled(model_hub.cdn)
 
 
@@ -115,7 +115,7 @@ def test_a_renewal_that_is_refused(model_hub: Hub) -> None:
     with pytest.raises(ws.AuthError, match="gated") as caught:
         ws.load(FILE, **settings(model_hub))
     assert caught.value.source == FILE
-    assert core_threads() == []
+    wait_until(lambda: core_threads() == [], 1)
 
 
 def test_an_address_is_renewed_before_it_ends(model_hub: Hub) -> None:
@@ -151,5 +151,5 @@ def test_a_close_while_a_renewal_hangs(model_hub: Hub) -> None:
     began = time.monotonic()
     stream.close()
     assert time.monotonic() - began < 2
-    assert core_threads() == []
+    wait_until(lambda: core_threads() == [], 1)
     check_settled(model_hub.cdn)

@@ -174,7 +174,7 @@ def waits(requests: list[Request]) -> list[float]:
 def test_waits_double_up_to_a_cap_and_differ(remote_model: Model) -> None:
     seen = []
     with ScriptedServer(remote_model.data) as server:
-        for _ in range(3):
+        for _ in range(2):
             server.at(range(1, 7), Status(500))
             check_loads(server, remote_model, max_attempts=7, backoff=0.05, backoff_cap=0.2)
             seen.append(waits(server.requests[:7]))
@@ -182,7 +182,7 @@ def test_waits_double_up_to_a_cap_and_differ(remote_model: Model) -> None:
     for some in seen:
         for wait, full in zip(some, [0.05, 0.1, 0.2, 0.2, 0.2, 0.2], strict=True):
             assert 0.4 * full < wait < full + 0.2
-    assert len({round(wait, 4) for some in seen for wait in some}) > 10  # jitter
+    assert len({round(wait, 4) for some in seen for wait in some}) > 8  # jitter
 
 
 @pytest.mark.parametrize(("status", "k"), [(429, 3), (503, 1)])

@@ -189,7 +189,7 @@ def test_without_a_version_nothing_is_asked_for_twice(tmp_path: Path) -> None:
     tensors = {name: {name: raw("U8", (1_000_000,), i)} for i, name in enumerate(names)}
     objects = {name: Object(Model.of(tmp_path, some).data, etag="", last_modified="") for name, some in tensors.items()}
     with ScriptedServer(objects) as server:
-        server.at(len(names) + 11, Stall(1.5))
+        server.at(len(names) + 11, Stall(0.8))
         assert (
             len(load([server.url(name) for name in names], concurrency=2, hedge_seconds=0.3, first_byte_seconds=20))
             == 12
