@@ -94,6 +94,7 @@ bool asks_to_slow_down(const HttpHead& head, std::string_view code) {
 // What a person reads who meets this status. `code` is the service's own.
 Verdict judge_status(const HttpHead& head, const HttpAsked& asked, const std::string& code) {
   const auto verdict = [&](Outcome outcome, ErrorCode error, std::string message) {
+    if (!code.empty()) message += " (" + code + ")";
     Verdict result{outcome, error_of(asked, head, error, std::move(message))};
     result.error.service_code = code;
     return result;
