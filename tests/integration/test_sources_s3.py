@@ -306,7 +306,7 @@ BROKEN = "<Error><Code>InternalError</Code><Message>oops</Message></Error>"
             REDIRECT,
             {"x-amz-bucket-region": "eu-north-1"},
             ws.ConfigError,
-            "wrong region: .*'eu-north-1'.*AWS_REGION",
+            "wrong region: .*'eu-north-1'.*AWS_DEFAULT_REGION",
         ),
         (503, SLOW_DOWN, {}, ws.ThrottledError, "service code SlowDown"),
         (400, EXPIRED, {}, ws.AuthError, "credentials have expired: log in again"),
