@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import types
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,20 @@ def test_import_takes_no_framework_and_no_sdk() -> None:
     heavy = {"torch", "numpy", "ml_dtypes", "safetensors", "boto3", "google", "azure", "huggingface_hub"}
     also_late = {"rich", "click", "asyncio", "urllib.request"}
     assert (heavy | also_late) & {module for name in loaded for module in (name, name.split(".")[0])} == set()
+
+
+def test_nobody_but_the_command_imports_the_command() -> None:
+    package = Path(ws.__path__[0])
+    modules = [path for path in package.rglob("*.py") if "cli" not in path.relative_to(package).parts]
+    assert len(modules) > 10
+    importers = [
+        path.name
+        for path in modules
+        if re.search(
+            r"^\s*(from \S*\bcli\b|from \S+ import .*\bcli\b|import \S*\bcli\b)", path.read_text(), re.MULTILINE
+        )
+    ]
+    assert importers == ["__main__.py"]
 
 
 def test_numpy_framework_takes_no_torch(tmp_path: object, saved: tuple[object, object]) -> None:

@@ -11,8 +11,8 @@ import resource
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
+from .._format import bytes_text, count_text
 from .._version import __version__
-from ..cli._format import bytes_text, count_text
 from .steps import Step
 
 _SETUP = 425  # io_uring_setup(2), the same number on every architecture that is supported

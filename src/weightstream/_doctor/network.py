@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from ..cli._format import seconds_text
+from .._format import seconds_text
 from ..sources.remote import printable
 from .steps import Step
 

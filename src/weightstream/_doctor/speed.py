@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from .._errors import ThrottledError
-from ..cli._format import bytes_text, count_text, seconds_text
+from .._format import bytes_text, count_text, seconds_text
 from .steps import Step
 
 _MIB = 1 << 20

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import _config, sources
 from .._errors import AuthError, ConfigError, NotFoundError, StorageError
-from ..cli._format import bytes_text, count_text, printable, seconds_text
+from .._format import bytes_text, count_text, printable, seconds_text
 from ..sources.remote import is_plain_elsewhere
 from ..sources.remote import printable as without_secrets
 from ..sources.renewal import Renewer

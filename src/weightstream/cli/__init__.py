@@ -1,4 +1,4 @@
-"""The `weightstream` command. One module holds one subcommand; what they share is in `_common.py` and `_format.py`.
+"""The `weightstream` command. One module holds one subcommand; what they share is in `_common.py`.
 
 Nothing here imports numpy, torch or rich until a subcommand needs it, so that help and completion answer at once.
 """

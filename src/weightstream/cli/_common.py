@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ._format import printable
+from .._format import printable
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

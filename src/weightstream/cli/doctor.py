@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from .._format import printable
 from ._common import EXIT_FAILED, EXIT_INTERRUPTED, debug_option
-from ._format import printable
 from .pull import printable_location
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._format import bytes_text, count_text, printable, table
 from ._common import Failure, debug_option, locations_argument, name_filter, one_or_many
-from ._format import bytes_text, count_text, printable, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

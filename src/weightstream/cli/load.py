@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._format import bytes_text, count_text, printable, seconds_text
 from ._common import Failure, debug_option, locations_argument, name_filter, one_or_many
-from ._format import bytes_text, count_text, printable, seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

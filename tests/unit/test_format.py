@@ -1,10 +1,10 @@
-"""Numbers and tables as the command line prints them."""
+"""Numbers and tables as people read them."""
 
 from __future__ import annotations
 
 import pytest
 
-from weightstream.cli._format import bytes_text, count_text, printable, seconds_text, table
+from weightstream._format import bytes_text, count_text, printable, seconds_text, table
 
 
 @pytest.mark.parametrize(
