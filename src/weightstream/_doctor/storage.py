@@ -41,7 +41,7 @@ class Examination:
         self._location = location
         self._clock = clock
         self._options: dict[str, Any] = {}
-        self._setup: sources.Setup | None = None
+        self._description: sources.Description | None = None
         self._resolved = sources.Resolved()
 
     def steps(self) -> Iterator[Step]:
@@ -69,11 +69,11 @@ class Examination:
         yield (step := run("location", self._understand, 8))
         if step.status == "fail":
             return
-        setup = self._setup
-        if setup is not None:
+        described = self._description
+        if described is not None:
             yield run("credentials", self._credentials, 8)
-            if setup.endpoint is not None:
-                endpoint, verify, bundle = setup.endpoint, setup.verify, setup.ca_bundle
+            if described.endpoint is not None:
+                endpoint, verify, bundle = described.endpoint, described.verify, described.ca_bundle
                 yield run("network", lambda: network.reach(endpoint, verify=verify, ca_bundle=bundle), 6)
         yield (step := run("listing", self._list, 14))
         if step.status == "fail":
@@ -106,38 +106,38 @@ class Examination:
     def _understand(self) -> Step:
         settings = _config.resolve()
         self._options = dict(settings.storage_options)
-        self._setup = sources.describe(self._location, self._options)
-        if self._setup is None:
+        self._description = sources.describe(self._location, self._options)
+        if self._description is None:
             path = os.path.abspath(os.path.expanduser(self._location.removeprefix("file://")))
             mount, kind = _mount_of(path)
             details: dict[str, Any] = {"kind": "local", "path": path, "filesystem": kind, "mount": mount}
             return Step("location", "ok", f"the local path {printable(path)}, on {kind} at {mount}", None, details)
         given = self._options.get("http")
         self._options["http"] = {**_QUICK, **(given if isinstance(given, dict) else {})}
-        setup = self._setup
+        described = self._description
         details = {
             "kind": self._location.partition("://")[0].lower(),
-            "root": setup.root,
-            "key": setup.key,
-            "endpoint": setup.endpoint,
-            "region": setup.region,
-            "ca_bundle": setup.ca_bundle,
-            "verify": setup.verify,
+            "root": described.root,
+            "key": described.key,
+            "endpoint": described.endpoint,
+            "region": described.region,
+            "ca_bundle": described.ca_bundle,
+            "verify": described.verify,
         }
-        summary = f"{setup.root}, key {setup.key!r}" if setup.key else setup.root
-        if setup.endpoint is not None:
-            summary += f", at {setup.endpoint}"
-        if setup.region is not None:
-            summary += f", region {setup.region}"
-        if setup.ca_bundle is not None:
-            summary += f", CA bundle {setup.ca_bundle}"
-        if setup.endpoint is not None and is_plain_elsewhere(setup.endpoint):
+        summary = f"{described.root}, key {described.key!r}" if described.key else described.root
+        if described.endpoint is not None:
+            summary += f", at {described.endpoint}"
+        if described.region is not None:
+            summary += f", region {described.region}"
+        if described.ca_bundle is not None:
+            summary += f", CA bundle {described.ca_bundle}"
+        if described.endpoint is not None and is_plain_elsewhere(described.endpoint):
             return Step("location", "warn", f"{summary}, unencrypted", "use https, if the endpoint has it", details)
         return Step("location", "ok", summary, None, details)
 
     def _credentials(self) -> Step:
-        assert self._setup is not None
-        found = self._setup.credentials()
+        assert self._description is not None
+        found = self._description.credentials()
         details = {"source": found}
         if found is None:
             advice = "log in, set the credentials in the environment, or say in storage_options that it is public"

@@ -11,17 +11,17 @@ from typing import Any, Union
 
 from .._errors import ConfigError, FormatError
 from . import local
+from .description import Description
 from .remote import TRANSPORT_OPTIONS, Access, File, LocalSource, RemoteSource, Source, Transport, printable
-from .setup import Setup
 
 __all__ = [
     "Access",
+    "Description",
     "File",
     "LocalSource",
     "Location",
     "RemoteSource",
     "Resolved",
-    "Setup",
     "Source",
     "Transport",
     "describe",
@@ -34,7 +34,7 @@ Location = Union[str, "os.PathLike[str]", Sequence[Union[str, "os.PathLike[str]"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 # The module that knows a scheme. Each has OPTIONS, the names that it takes in storage_options; split(location) into
-# the root of a store and a key; and connect(root, options), which opens the store.
+# the root of a store and a key; connect(root, options), which opens the store; and describe(root, key, options).
 _BACKENDS = {
     "s3": "s3",
     "gs": "gcs",
@@ -120,22 +120,16 @@ def list_files(location: Location, storage_options: Mapping[str, Any]) -> list[F
     return list(files.values())
 
 
-def describe(location: str, storage_options: Mapping[str, Any]) -> Setup | None:
+def describe(location: str, storage_options: Mapping[str, Any]) -> Description | None:
     """How one location is reached, for people; None for a local one.
 
     Raises:
-        ConfigError: as `resolve`.
+        ConfigError: as `resolve`; or a setting cannot work, or the SDK is not installed.
 
     """
-    from .setup import describe as describe_url
-
     with _Stores(location, storage_options) as stores:
         (part,) = stores.parts
-        scheme = _SCHEME.match(part)
-        if not scheme:
-            return None
-        name = scheme[1].lower()
-        return describe_url(name, stores.module_of(name), part, stores.options_of(name))
+        return stores.describe(part) if _SCHEME.match(part) else None
 
 
 class _Stores:
@@ -168,15 +162,18 @@ class _Stores:
         module = self._modules[scheme]
         root, key = module.split(part)
         if (scheme, root) not in self._opened:
-            self._opened[scheme, root] = module.connect(root, self.options_of(scheme))
+            self._opened[scheme, root] = module.connect(root, self._options_of(scheme))
         return self._opened[scheme, root], key
 
-    def module_of(self, scheme: str) -> Any:
-        """The backend of a scheme."""
-        return self._modules[scheme]
+    def describe(self, part: str) -> Description:
+        """How a URL is reached."""
+        scheme = part.partition("://")[0].lower()
+        module = self._modules[scheme]
+        described: Description = module.describe(*module.split(part), self._options_of(scheme))
+        return described
 
-    def options_of(self, scheme: str) -> dict[str, Any]:
-        """The options that it takes."""
+    def _options_of(self, scheme: str) -> dict[str, Any]:
+        """Those that it takes."""
         takes = TRANSPORT_OPTIONS | self._modules[scheme].OPTIONS
         return {name: value for name, value in self._options.items() if name in takes and value is not None}
 

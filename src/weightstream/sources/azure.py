@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from .._errors import AuthError, ConfigError, NotFoundError, ServerError, WeightstreamError
 from . import failures
+from .description import ANONYMOUS, Description
 from .keys import check_location_key
 from .remote import Access, RemoteSource, Transport, guard_credentials, printable
 from .store import Entry, Store
@@ -57,8 +58,22 @@ def split(location: str) -> tuple[str, str]:
     return root, key
 
 
-def connect(root: str, options: Mapping[str, Any]) -> Store:
+def connect(root: str, options: Mapping[str, Any]) -> AzureStore:
     """Opens the container of `root`."""
+    store = _open(root, options)
+    store.check_token()  # here, where a chain that finds nothing is asked only once
+    return store
+
+
+def describe(root: str, key: str, options: Mapping[str, Any]) -> Description:
+    """How a container is reached."""
+    with _open(root, options) as store:
+        kind, _ = _credential(options, f"az://{root}")
+        return store.describe(key, kind, options)
+
+
+def _open(root: str, options: Mapping[str, Any]) -> AzureStore:
+    """Without a token yet: nothing is asked over the network."""
     blob = failures.sdk("azure.storage.blob", "azure", "az")
     container, _, host = root.partition("@")
     where = f"az://{root}"
@@ -96,10 +111,7 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
         raise ConfigError(f"the {kind.replace('_', ' ')} is malformed", source=where) from None
     if kind != "anonymous":
         guard_credentials(client.url, transport, "a signature or token")
-    store = AzureStore(client, where, credential if kind == "credential" else None, transport)
-    if kind == "credential":
-        store.check_token()  # here, where a chain that finds nothing is asked only once
-    return store
+    return AzureStore(client, where, credential if kind == "credential" else None, transport)
 
 
 class AzureStore(Store):
@@ -116,16 +128,33 @@ class AzureStore(Store):
         self._transport = transport
 
     def check_token(self) -> None:
-        """Makes the first token.
+        """Makes the first token, if tokens are the credentials.
 
         Raises:
             AuthError: there are no usable credentials.
 
         """
         try:
-            self._token_credential.get_token(_SCOPE)
+            if self._token_credential is not None:
+                self._token_credential.get_token(_SCOPE)
         except Exception as error:
             raise self._translated(error, "", "make a token") from None
+
+    def describe(self, key: str, kind: str, options: Mapping[str, Any]) -> Description:
+        """How it is reached, with credentials of this kind."""
+
+        def credentials() -> str | None:
+            if kind == "anonymous":
+                return ANONYMOUS
+            self.check_token()
+            if options.get(kind):
+                return f"{kind} in storage_options"
+            for variable in _VARIABLES.get(kind, ()):
+                if os.environ.get(variable):
+                    return f"{variable} in the environment"
+            return "the default chain of azure-identity"
+
+        return Description.of(self._where, key, self._endpoint, self._transport, credentials)
 
     def name(self, key: str) -> str:
         """As an az:// URL."""

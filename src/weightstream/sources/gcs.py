@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode
 
 from .._errors import AuthError, ConfigError, NotFoundError, ServerError, TimeoutError, WeightstreamError
 from . import failures
+from .description import ANONYMOUS, Description
 from .keys import split_bucket
 from .remote import Access, RemoteSource, Transport, guard_credentials
 from .store import Entry, Store
@@ -27,6 +28,7 @@ from .store import Entry, Store
 OPTIONS = frozenset({"credentials", "credentials_file", "anonymous", "user_project", "endpoint_url"})
 
 _ENDPOINT = "https://storage.googleapis.com"
+_EMULATOR = "STORAGE_EMULATOR_HOST"
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
 _TIMEOUT = (5, 8)  # seconds: to connect, and between bytes
 _PAGE = 1000
@@ -43,13 +45,10 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
     requests = failures.sdk("requests", "gcs", "gs")
     auth_requests = failures.sdk("google.auth.transport.requests", "gcs", "gs")
     transport = Transport.of(options)
-    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-    endpoint = str(options.get("endpoint_url") or emulator or _ENDPOINT).rstrip("/")
-    if "://" not in endpoint:
-        endpoint = f"http://{endpoint}"
+    endpoint = _endpoint(options)
     plain = requests.Session()
     _prepare(plain, transport)
-    credentials = _credentials(options, bool(emulator), auth_requests.Request(plain), where)
+    credentials = _credentials(options, auth_requests.Request(plain), where)
     if credentials is None:
         session = plain
     else:
@@ -57,6 +56,33 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
         session = auth_requests.AuthorizedSession(credentials, auth_request=auth_requests.Request(plain))
         _prepare(session, transport)
     return GcsStore(root, endpoint, session, plain, credentials, transport, options.get("user_project"))
+
+
+def describe(root: str, key: str, options: Mapping[str, Any]) -> Description:
+    """How a bucket is reached."""
+    requests = failures.sdk("requests", "gcs", "gs")
+    auth_requests = failures.sdk("google.auth.transport.requests", "gcs", "gs")
+    where = f"gs://{root}"
+    transport = Transport.of(options)
+
+    def credentials() -> str | None:
+        with requests.Session() as plain:
+            _prepare(plain, transport)
+            found = _credentials(options, auth_requests.Request(plain), where)
+        if options.get("anonymous"):
+            return ANONYMOUS
+        if found is None:
+            return "none, as STORAGE_EMULATOR_HOST names an emulator"
+        for name in ("credentials", "credentials_file"):
+            if options.get(name):
+                return f"{name} in storage_options"
+        if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+            return "the file that GOOGLE_APPLICATION_CREDENTIALS names"
+        if "compute_engine" in type(found).__module__:
+            return "the metadata server of the machine"
+        return "application default credentials of gcloud"
+
+    return Description.of(where, key, _endpoint(options), transport, credentials)
 
 
 class GcsStore(Store):
@@ -235,7 +261,12 @@ def _prepare(session: Any, transport: Transport) -> None:
     session.mount("http://", Adapter(max_retries=policy))
 
 
-def _credentials(options: Mapping[str, Any], emulated: bool, request: Any, where: str) -> Any:
+def _endpoint(options: Mapping[str, Any]) -> str:
+    endpoint = str(options.get("endpoint_url") or os.environ.get(_EMULATOR) or _ENDPOINT).rstrip("/")
+    return endpoint if "://" in endpoint else f"http://{endpoint}"
+
+
+def _credentials(options: Mapping[str, Any], request: Any, where: str) -> Any:
     """None: to be asked without any."""
     auth = failures.sdk("google.auth", "gcs", "gs")
     given = [name for name in ("credentials", "credentials_file", "anonymous") if options.get(name)]
@@ -254,7 +285,7 @@ def _credentials(options: Mapping[str, Any], emulated: bool, request: Any, where
                 # It warns of files of unknown origin; this one was named by whoever loads.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return auth.load_credentials_from_file(path, scopes=[_SCOPE], request=request)[0]
-        if emulated:
+        if os.environ.get(_EMULATOR):
             return None
         return auth.default(scopes=[_SCOPE], request=request)[0]
     except Exception as error:

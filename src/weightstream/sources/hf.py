@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from .._errors import AuthError, ConfigError, NotFoundError, ServerError, WeightstreamError
 from .._version import __version__
 from . import failures
+from .description import Description
 from .index import INDEX_SUFFIX
 from .keys import check_location_key
 from .names import SUFFIX
@@ -72,8 +73,8 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
     constants = failures.sdk("huggingface_hub.constants", "hf", "hf")
     kind, _, rest = root.partition("/")
     repo, _, revision = rest.partition("@")
-    where = f"hf://{'' if kind == 'model' else kind + 's/'}{repo}" + (f"@{revision}" if revision else "")
-    endpoint = str(options.get("endpoint") or constants.ENDPOINT).rstrip("/")
+    where = _where(root)
+    endpoint = _endpoint(options, constants)
     transport = Transport.of(options)
     api = hub.HfApi(
         endpoint=endpoint, token=options.get("token"), library_name="weightstream", library_version=__version__
@@ -88,6 +89,25 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
     except Exception as error:
         raise _translated(error, where, endpoint) from None
     return HubStore(api, hub, repo, kind, info.sha, cache_dir, where, transport)
+
+
+def describe(root: str, key: str, options: Mapping[str, Any]) -> Description:
+    """How a repository is reached."""
+    hub = failures.sdk("huggingface_hub", "hf", "hf")
+    constants = failures.sdk("huggingface_hub.constants", "hf", "hf")
+
+    def credentials() -> str | None:
+        if constants.HF_HUB_OFFLINE:
+            return "none are needed: HF_HUB_OFFLINE is set, and only the Hub's cache is read"
+        if options.get("token"):
+            return "token in storage_options"
+        if options.get("token") is False or not hub.get_token():
+            return "none; public repositories can be read"
+        variable = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
+        return f"{variable} in the environment" if variable else "the token of `hf auth login`"
+
+    endpoint = None if constants.HF_HUB_OFFLINE else _endpoint(options, constants)
+    return Description.of(_where(root), key, endpoint, Transport.of(options), credentials)
 
 
 class HubStore(Store):
@@ -261,6 +281,16 @@ def _refused(error: Any, status: int, source: str, endpoint: str, errors: Any) -
 def _code(error: Any) -> str | None:
     code = error.response.headers.get("X-Error-Code")
     return str(code) if code else None
+
+
+def _where(root: str) -> str:
+    """As an hf:// URL."""
+    kind, _, rest = root.partition("/")
+    return f"hf://{'' if kind == 'model' else kind + 's/'}{rest.rstrip('@')}"
+
+
+def _endpoint(options: Mapping[str, Any], constants: Any) -> str:
+    return str(options.get("endpoint") or constants.ENDPOINT).rstrip("/")
 
 
 def _origin(url: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from .._errors import ConfigError
 from . import names
+from .description import Description
 from .index import INDEX_SUFFIX
 from .remote import Access, RemoteSource, Transport, guard_credentials, printable
 from .store import Entry, Store
@@ -54,7 +55,7 @@ def split(location: str) -> tuple[str, str]:
     return urlunsplit((url.scheme.lower(), url.netloc, folder + "/", url.query, "")), key
 
 
-def connect(root: str, options: Mapping[str, Any]) -> Store:
+def connect(root: str, options: Mapping[str, Any]) -> HttpStore:
     """Opens the folder of `root`."""
     transport = Transport.of(options)
     url = urlsplit(root)
@@ -70,6 +71,25 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
     if headers:
         guard_credentials(folder, transport, "the headers of a request")
     return HttpStore(folder, url.query, headers, transport)
+
+
+def describe(root: str, key: str, options: Mapping[str, Any]) -> Description:
+    """How the folder of a URL is reached."""
+    connect(root, options).close()  # which checks them
+    url = urlsplit(root)
+
+    def credentials() -> str | None:
+        found = []
+        if "@" in url.netloc:
+            found.append("user and password in the URL")
+        if options.get("headers"):
+            found.append(f"the headers {', '.join(options['headers'])} of storage_options")
+        if url.query:
+            found.append("the query of the URL, if it is signed")
+        return " and ".join(found) or "none"
+
+    host = url.netloc.rpartition("@")[2]
+    return Description.of(printable(root), key, f"{url.scheme}://{host}", Transport.of(options), credentials)
 
 
 class HttpStore(Store):

@@ -26,6 +26,7 @@ from .._errors import (
     WeightstreamError,
 )
 from . import failures
+from .description import ANONYMOUS, Description
 from .keys import split_bucket
 from .remote import Access, RemoteSource, Transport, note_plain, printable
 from .store import Entry, Store
@@ -34,6 +35,18 @@ _CLIENT = frozenset({"endpoint_url", "region_name", "use_ssl", "api_version"})
 _CREDENTIALS = frozenset({"aws_access_key_id", "aws_secret_access_key", "aws_session_token"})
 OPTIONS = _CLIENT | _CREDENTIALS | {"profile_name", "config", "requester_pays", "anonymous"}
 
+_METHODS = {
+    "explicit": "keys in storage_options",
+    "env": "AWS_ACCESS_KEY_ID in the environment",
+    "shared-credentials-file": "the shared credentials file of the AWS tools",
+    "config-file": "the configuration file of the AWS tools",
+    "iam-role": "the metadata service of the instance",
+    "container-role": "the metadata service of the container",
+    "assume-role": "an assumed role",
+    "assume-role-with-web-identity": "a web identity token",
+    "sso": "AWS SSO",
+    "custom-process": "a credential process",
+}
 _AMAZON = re.compile(r"\.amazonaws\.com(\.cn)?$")
 _LIFETIME = 3600  # seconds for which a URL is signed
 # Two tries with these stay below 30 seconds.
@@ -52,7 +65,7 @@ def split(location: str) -> tuple[str, str]:
     return split_bucket(location, "s3://bucket/key")
 
 
-def connect(root: str, options: Mapping[str, Any]) -> Store:
+def connect(root: str, options: Mapping[str, Any]) -> S3Store:
     """Opens `root`, a bucket."""
     boto3 = failures.sdk("boto3", "s3", "s3")
     botocore_config = failures.sdk("botocore.config", "s3", "s3")
@@ -92,6 +105,12 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
     return S3Store(root, session, client, lambda region: client_of(config, region_name=region), transport, options)
 
 
+def describe(root: str, key: str, options: Mapping[str, Any]) -> Description:
+    """How a bucket is reached."""
+    with connect(root, options) as store:
+        return store.describe(key)
+
+
 class S3Store(Store):
     """One bucket."""
 
@@ -114,6 +133,27 @@ class S3Store(Store):
         self._transport = transport
         self._anonymous = bool(options.get("anonymous"))
         self._payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
+
+    def describe(self, key: str) -> Description:
+        """How it is reached."""
+
+        def credentials() -> str | None:
+            if self._anonymous:
+                return ANONYMOUS
+            try:
+                found = self._session.get_credentials()
+                if found is None:
+                    return None
+                found.get_frozen_credentials()  # those that end are fetched now
+            except Exception as error:
+                raise self._translated(error, key, "find credentials") from None
+            profile = self._session.profile_name
+            of_profile = f", profile {profile}" if profile != "default" and "file" in found.method else ""
+            return _METHODS.get(found.method, str(found.method)) + of_profile
+
+        meta = self._client.meta
+        root = f"s3://{self._bucket}"
+        return Description.of(root, key, meta.endpoint_url, self._transport, credentials, meta.region_name)
 
     def name(self, key: str) -> str:
         """As an s3:// URL."""
