@@ -1,4 +1,4 @@
-"""How a location is reached: endpoint, region, certificates, where credentials come from. For people, no secrets in it."""
+"""How a location is reached: endpoint, region, certificates, where credentials come from. For people; no secrets."""
 
 from __future__ import annotations
 
