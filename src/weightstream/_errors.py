@@ -85,7 +85,7 @@ class WeightstreamError(Exception):
             details.append(f"errno {self.errno}")
         if self.status is not None:
             details.append(f"HTTP status {self.status}")
-        if self.service_code is not None:
+        if self.service_code is not None and f"({self.service_code})" not in self.message:  # as the core writes it
             details.append(f"service code {self.service_code}")
         if self.request_id is not None:
             details.append(f"request id {self.request_id}")

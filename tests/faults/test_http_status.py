@@ -32,6 +32,31 @@ def test_what_passes_is_tried_again(remote_model: Model, status: int) -> None:
         assert loads > 4
 
 
+def check_refused(
+    model: Model, answer: Status, k: int, error: type[ws.WeightstreamError], code: str | None, *, attempts: int
+) -> None:
+    """From the k-th request on there is only this answer: after so many attempts it is an error in our words."""
+    with ScriptedServer(model.data) as server:
+        server.when(lambda request: request.number >= k, answer)
+        last = k + attempts - 1
+        failure = check_fails(
+            server,
+            model,
+            error,
+            settings={"concurrency": 1, "max_attempts": 3},
+            status=answer.status,
+            service_code=code,
+            request_id=last,
+            attempts=attempts,
+        )
+        assert len(failure.requests) == last
+        text = str(failure.error)
+        assert f"HTTP status {answer.status}" in text
+        assert code is None or text.count(code) == 1
+        assert "secret words" not in text
+        assert "xxxx" not in text
+
+
 @pytest.mark.parametrize(
     ("status", "body", "error", "code"),
     [
@@ -50,22 +75,7 @@ def test_what_passes_is_tried_again(remote_model: Model, status: int) -> None:
 def test_what_does_not_pass(
     remote_model: Model, status: int, body: str, error: type[ws.WeightstreamError], code: str | None, k: int
 ) -> None:
-    with ScriptedServer(remote_model.data) as server:
-        server.when(lambda request: request.number >= k, Status(status, body=body))
-        failure = check_fails(
-            server,
-            remote_model,
-            error,
-            settings={"concurrency": 1, "max_attempts": 3},
-            status=status,
-            service_code=code,
-            request_id=k + 2,
-            attempts=3,
-        )
-        assert len(failure.requests) == k + 2
-        assert f"HTTP status {status}" in str(failure.error)
-        assert "secret words" not in str(failure.error)
-        assert "xxxx" not in str(failure.error)
+    check_refused(remote_model, Status(status, body=body), k, error, code, attempts=3)
 
 
 @pytest.mark.parametrize(
@@ -88,20 +98,7 @@ def test_what_does_not_pass(
 def test_what_is_final_is_not_tried_again(
     remote_model: Model, status: int, body: str, error: type[ws.WeightstreamError], code: str | None, k: int
 ) -> None:
-    with ScriptedServer(remote_model.data) as server:
-        server.when(lambda request: request.number >= k, Status(status, body=body))
-        failure = check_fails(
-            server,
-            remote_model,
-            error,
-            settings={"concurrency": 1},
-            status=status,
-            service_code=code,
-            request_id=k,
-            attempts=1,
-        )
-        assert len(failure.requests) == k
-        assert "secret words" not in str(failure.error)
+    check_refused(remote_model, Status(status, body=body), k, error, code, attempts=1)
 
 
 @pytest.mark.parametrize(

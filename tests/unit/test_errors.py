@@ -63,6 +63,20 @@ def test_the_message_has_everything_once() -> None:
     assert str(ws.ConfigError("no")) == "no"
 
 
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("refused (AccessDenied); check it", "s3://b/k: refused (AccessDenied); check it (HTTP status 403)"),
+        ("refused", "s3://b/k: refused (HTTP status 403; service code AccessDenied)"),
+        ("AccessDenied by us", "s3://b/k: AccessDenied by us (HTTP status 403; service code AccessDenied)"),
+    ],
+)
+def test_the_service_code_is_said_once(message: str, text: str) -> None:
+    error = ws.AuthError(message, source="s3://b/k", status=403, service_code="AccessDenied")
+    assert str(error) == text
+    assert error.service_code == "AccessDenied"
+
+
 def test_what_does_not_apply_is_none() -> None:
     error = ws.FormatError("no")
     assert (error.source, error.range, error.expected, error.got) == (None, None, None, None)
