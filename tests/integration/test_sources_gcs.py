@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,7 +248,14 @@ def test_no_credentials() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"credentials_file": "/nowhere.json"}, ws.AuthError, "credentials file that is there"),
+        (
+            {"credentials_file": "/nowhere.json"},
+            ws.ConfigError,
+            r"names a file that is not there: /nowhere.json; check",
+        ),
+        ({"credentials_file": "/"}, ws.ConfigError, "names a file that cannot be read: /: Is a directory"),
+        ({"credentials_file": __file__}, ws.ConfigError, rf"no credentials of Google: {re.escape(__file__)}; give the"),
+        ({"credentials_file": 7}, ws.ConfigError, r"\['credentials_file'\] must be a path, not int"),
         ({"credentials": "token"}, ws.ConfigError, "must be of google.auth"),
         ({"credentials_file": "x", "anonymous": True}, ws.ConfigError, "credentials_file and anonymous; give one"),
         ({"endpoint_url": "http://127.0.0.1:{free}", "anonymous": True}, ws.ServerError, "refused the connection"),

@@ -12,8 +12,11 @@ import pytest
 from fetching import clean_environment, get, model, read, remote
 
 import weightstream as ws
+from servers.certificates import Authority
 from servers.hub import TOKEN, Hub
+from servers.messages import plain
 from servers.programs import free_ports
+from servers.scripted import ScriptedServer
 from weightstream.sources import LocalSource, list_files, resolve
 
 REPO = "org/llm"
@@ -178,6 +181,24 @@ def test_a_hub_that_cannot_be_reached(endpoint: str, message: str) -> None:
     with pytest.raises(ws.ServerError, match=message):
         resolve(f"hf://{REPO}", {"endpoint": endpoint.format(free=free_ports(1)[0])})
     assert time.monotonic() - since < 30
+
+
+def test_a_hub_of_a_private_ca(authority: Authority, environment: pytest.MonkeyPatch) -> None:
+    """The package that asks the Hub has one client for the whole process: the message says how that is told."""
+    import huggingface_hub
+
+    def answer(request: Any) -> Any:
+        return plain(404, "{}", {"X-Error-Code": "RepoNotFound"})
+
+    with ScriptedServer(answer, tls=authority.context()) as server:
+        settings = {"endpoint": server.origin, "verify": str(authority.bundle)}
+        with pytest.raises(ws.ServerError, match="certificate is not trusted; set SSL_CERT_FILE to its CA bundle"):
+            resolve(f"hf://{REPO}", settings)
+        assert server.requests == []
+        huggingface_hub.close_session()  # as if the program started anew
+        environment.setenv("SSL_CERT_FILE", str(authority.bundle))
+        with pytest.raises(ws.NotFoundError, match="no such repository"):
+            resolve(f"hf://{REPO}", {"endpoint": server.origin})
 
 
 def test_a_token_does_not_go_unencrypted() -> None:

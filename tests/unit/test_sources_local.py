@@ -78,22 +78,26 @@ def test_links_to_folders_are_not_followed(folder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("location", "package", "extra"),
+    ("location", "module", "package", "extra"),
     [
-        ("s3://b/k", "boto3", "s3"),
-        ("gs://b/k", "requests", "gcs"),
-        ("gs://b/k", "google", "gcs"),
-        ("az://c/k", "azure", "azure"),
-        ("hf://o/m", "huggingface_hub", "hf"),
+        ("s3://b/k", "boto3", "boto3", "s3"),
+        ("s3://b/k", "botocore", "botocore", "s3"),
+        ("gs://b/k", "requests", "requests", "gcs"),
+        ("gs://b/k", "google", "google-auth", "gcs"),
+        ("gs://b/k", "google.auth", "google-auth", "gcs"),
+        ("az://c/k", "azure", "azure-storage-blob", "azure"),
+        ("az://c/k", "azure.storage", "azure-storage-blob", "azure"),
+        ("az://c@account.blob.core.windows.net/k", "azure.identity", "azure-identity", "azure"),
+        ("hf://o/m", "huggingface_hub", "huggingface_hub", "hf"),
     ],
 )
-def test_a_package_that_is_not_installed(location: str, package: str, extra: str) -> None:
+def test_a_package_that_is_not_installed(location: str, module: str, package: str, extra: str) -> None:
     program = """
-        location, package = sys.argv[1:]
+        location, missing = sys.argv[1:]
 
         class Missing:
             def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] == package:
+                if f"{name}.".startswith(f"{missing}."):
                     raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
         sys.meta_path.insert(0, Missing())
@@ -103,8 +107,8 @@ def test_a_package_that_is_not_installed(location: str, package: str, extra: str
         except ws.ConfigError as error:
             print(error)
     """
-    said = run(program, location, package)
-    assert f"needs the package {package}: pip install 'weightstream[{extra}]'" in said
+    said = run(program, location, module)
+    assert f"{location.partition(':')[0]}:// needs the package {package}: pip install 'weightstream[{extra}]'" in said
 
 
 def test_every_extra_is_declared() -> None:

@@ -28,9 +28,18 @@ _KINDS: dict[int, type[WeightstreamError]] = {
     503: ThrottledError,
 }
 
+# By the beginning of a module's name: the package that pip installs it with, where that is called otherwise.
+_PACKAGES = {
+    "azure.core": "azure-core",
+    "azure.identity": "azure-identity",
+    "azure.storage.blob": "azure-storage-blob",
+    "google.auth": "google-auth",
+}
+
 # What an exception chain holds, by the names that urllib3, requests, httpx, botocore and ssl give: what went wrong.
+_UNTRUSTED = "its TLS certificate is not trusted"
 _UNREACHABLE = (
-    (("CERTIFICATE_VERIFY_FAILED", "certificate verify failed"), "its TLS certificate is not trusted"),
+    (("CERTIFICATE_VERIFY_FAILED", "certificate verify failed"), _UNTRUSTED),
     (("SSLError", "SSLV3", "SSL:", "TLSV1"), "the TLS handshake failed"),
     (("NameResolutionError", "gaierror", "Name or service not known", "getaddrinfo"), "its name cannot be resolved"),
     (("Connection refused", "ConnectionRefused"), "it refused the connection"),
@@ -40,7 +49,7 @@ _UNREACHABLE = (
     (("ReadTimeout", "timed out", "Timeout"), "it did not answer in time"),
 )
 _HINTS = {
-    "its TLS certificate is not trusted": "give its CA bundle with storage_options={'verify': PATH}",
+    _UNTRUSTED: "give its CA bundle with storage_options={'verify': PATH}",
     "the TLS handshake failed": "is this an https endpoint?",
     "its name cannot be resolved": "check the endpoint's name, and the network",
     "it refused the connection": "check the endpoint's host and port",
@@ -72,13 +81,19 @@ def answered(
     )
 
 
-def unreachable(error: BaseException, *, source: str, endpoint: str) -> WeightstreamError:
-    """No answer at all. The text of `error` may repeat a signed URL, so only what it means is told."""
+def unreachable(
+    error: BaseException, *, source: str, endpoint: str, trust: str = _HINTS[_UNTRUSTED]
+) -> WeightstreamError:
+    """No answer at all. The text of `error` may repeat a signed URL, so only what it means is told.
+
+    `trust` says what to do about a certificate of a private CA.
+    """
     said = _chain(error)
     for marks, problem in _UNREACHABLE:
         if any(mark in said for mark in marks):
             kind = TimeoutError if "in time" in problem else ServerError
-            return kind(f"cannot reach {endpoint}: {problem}; {_HINTS[problem]}", source=source)
+            hint = trust if problem == _UNTRUSTED else _HINTS[problem]
+            return kind(f"cannot reach {endpoint}: {problem}; {hint}", source=source)
     return ServerError(f"cannot reach {endpoint}: {type(error).__name__}", source=source)
 
 
@@ -86,17 +101,24 @@ def sdk(module: str, extra: str, scheme: str) -> Any:
     """Imports a module of an SDK.
 
     Raises:
-        ConfigError: it is not installed; the command that installs it is in the message.
+        ConfigError: it, or a package that it needs, is not installed; the command that does it is in the message.
 
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
+        if error.name is None:
             raise
+        missing = module if f"{module}.".startswith(f"{error.name}.") else error.name
         raise ConfigError(
-            f"{scheme}:// needs the package {module.partition('.')[0]}: pip install 'weightstream[{extra}]'"
+            f"{scheme}:// needs the package {_package(missing)}: pip install 'weightstream[{extra}]'"
         ) from None
+
+
+def _package(module: str) -> str:
+    """What pip calls the package that a module is in."""
+    found = (package for name, package in _PACKAGES.items() if f"{module}.".startswith(f"{name}."))
+    return next(found, module.partition(".")[0])
 
 
 def _chain(error: BaseException) -> str:

@@ -280,16 +280,41 @@ def _credentials(options: Mapping[str, Any], request: Any, where: str) -> Any:
         return options["credentials"]
     try:
         if options.get("credentials_file"):
-            path = os.path.expanduser(options["credentials_file"])
-            with warnings.catch_warnings():
-                # It warns of files of unknown origin; this one was named by whoever loads.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                return auth.load_credentials_from_file(path, scopes=[_SCOPE], request=request)[0]
+            return _from_file(auth, options["credentials_file"], request, where)
         if os.environ.get(_EMULATOR):
             return None
         return auth.default(scopes=[_SCOPE], request=request)[0]
     except Exception as error:
         raise _translated(error, where, "Google's token service") from None
+
+
+def _from_file(auth: Any, given: Any, request: Any, where: str) -> Any:
+    """The credentials of a file that storage_options name."""
+    option = "storage_options['credentials_file']"
+    if not isinstance(given, (str, os.PathLike)):
+        raise ConfigError(f"{option} must be a path, not {type(given).__name__}", source=where)
+    path = os.path.expanduser(os.fspath(given))
+    exceptions = failures.sdk("google.auth.exceptions", "gcs", "gs")
+    try:
+        with open(path, "rb"):
+            pass
+        with warnings.catch_warnings():
+            # It warns of files of unknown origin; this one was named by whoever loads.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return auth.load_credentials_from_file(path, scopes=[_SCOPE], request=request)[0]
+    except FileNotFoundError:
+        raise ConfigError(f"{option} names a file that is not there: {path}; check the path", source=where) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{option} names a file that cannot be read: {path}: {error.strerror}", source=where
+        ) from None
+    except (exceptions.DefaultCredentialsError, ValueError):
+        # The exception may repeat what is in the file.
+        raise ConfigError(
+            f"{option} names a file that has no credentials of Google: {path}; give the JSON file of a service "
+            "account, of a workload identity or of `gcloud auth application-default login`",
+            source=where,
+        ) from None
 
 
 def _translated(error: Exception, source: str, endpoint: str) -> WeightstreamError:
@@ -316,8 +341,6 @@ def _translated(error: Exception, source: str, endpoint: str) -> WeightstreamErr
         return AuthError(f"the Google credentials cannot be used ({type(error).__name__})", source=source)
     if isinstance(error, requests.RequestException):
         return failures.unreachable(error, source=source, endpoint=endpoint)
-    if isinstance(error, FileNotFoundError):
-        return ConfigError("there is no such credentials_file", source=source)
     if isinstance(error, OSError):
         return TimeoutError(f"cannot reach {endpoint}: {type(error).__name__}", source=source)
     return ServerError(f"cannot use {endpoint}: {type(error).__name__}", source=source)

@@ -244,11 +244,21 @@ def _translated(error: Exception, source: str, endpoint: str) -> WeightstreamErr
     response = getattr(error, "response", None)
     if isinstance(error, errors.HfHubHTTPError) and response is not None:
         return _refused(error, int(response.status_code), source, endpoint, errors)
-    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"):
-        return failures.unreachable(error, source=source, endpoint=endpoint)
-    if isinstance(error, OSError):
-        return failures.unreachable(error, source=source, endpoint=endpoint)
+    sent_by = type(error).__module__.partition(".")[0]
+    if isinstance(error, OSError) or sent_by in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"):
+        return failures.unreachable(error, source=source, endpoint=endpoint, trust=_trust())
     return ServerError(f"cannot use {endpoint}: {type(error).__name__}", source=source)
+
+
+def _trust() -> str:
+    """How the Hub's package is told of a private CA: its client is one for the whole process, which we leave alone."""
+    # Before 1.0 it asked through requests.
+    new = hasattr(failures.sdk("huggingface_hub", "hf", "hf"), "set_client_factory")
+    variable = "SSL_CERT_FILE" if new else "REQUESTS_CA_BUNDLE"
+    return (
+        f"set {variable} to its CA bundle before the program starts: huggingface_hub asks the Hub, and takes no "
+        "'verify' of storage_options"
+    )
 
 
 def _refused(error: Any, status: int, source: str, endpoint: str, errors: Any) -> WeightstreamError:
