@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ._errors import ConfigError
@@ -68,7 +68,7 @@ class Settings:
     concurrency: int
     backend: Literal["auto", "uring", "pread", "mmap"]
     progress: bool
-    storage_options: Mapping[str, Any]
+    storage_options: Mapping[str, Any] = field(repr=False)  # may hold secrets
 
 
 def resolve(

@@ -20,6 +20,7 @@ from servers.certificates import Authority
 from servers.loads import QUICK, Model
 from servers.programs import free_ports
 from servers.scripted import MODEL, Action, ScriptedServer
+from weightstream import _config, sources
 
 # Each is in one of the places where secrets travel.
 QUERY, PASSWORD, HEADER, SIGNED, BODY = (
@@ -85,7 +86,7 @@ def shown(remote_model: Model, authority: Authority, tmp_path_factory: pytest.Te
         cdn.when(lambda request: request.path == "/refused", Status(403, body=ECHO))
         (port,) = free_ports(1)
         places = {"{cdn}": cdn.origin, "{nobody}": f"http://someone:{SIGNED}@127.0.0.1:{port}"}
-        todo: list[tuple[str, str, str, dict[str, Any]]] = []
+        uses: list[tuple[str, str, str, dict[str, Any]]] = []
         for one in CASES:
             data = f"<!DOCTYPE html><html>{ECHO}".encode() if one.name == "a page" else remote_model.data
             tls = authority.context() if one.name == "a certificate" else None
@@ -95,14 +96,14 @@ def shown(remote_model: Model, authority: Authority, tmp_path_factory: pytest.Te
                 server.when(lambda request, after=one.after: request.number > after, *actions)  # type: ignore[misc]
             url = f"{server.url()}?token={QUERY}&X-Amz-Signature={QUERY}#{QUERY}"
             with_user = url.replace("://", f"://user:{PASSWORD}@")
-            todo.append((one.name, "python", url, {"http": one.http, "headers": {"X-Api-Key": HEADER}}))
-            todo.append((f"{one.name}, a user", "python", with_user, {"http": one.http}))
+            uses.append((one.name, "python", url, {"http": one.http, "headers": {"X-Api-Key": HEADER}}))
+            uses.append((f"{one.name}, a user", "python", with_user, {"http": one.http}))
             if one.name in COMMANDS:
-                todo.append(
+                uses.append(
                     (f"{one.name}, commands", "command", url, {"http": one.http, "headers": {"X-Api-Key": HEADER}})
                 )
-        path = tmp_path_factory.mktemp("secrets") / "todo.json"
-        path.write_text(json.dumps(todo))
+        path = tmp_path_factory.mktemp("secrets") / "uses.json"
+        path.write_text(json.dumps(uses))
         done = subprocess.run(
             [sys.executable, "-W", "error", TESTS / "faults" / "expose.py", path],
             env=environment(),
@@ -169,6 +170,17 @@ def test_nothing_that_is_refused_at_once_is_repeated(location: str, options: dic
     for said in (str(error), repr(error), repr(vars(error)), "".join(traceback.format_exception(error))):
         # The line of this test is part of a traceback; it names no value.
         assert "canary" not in said
+
+
+def test_what_holds_secrets_does_not_show_them() -> None:
+    location = f"https://user:{PASSWORD}@models.test/m.safetensors?x={QUERY}"
+    options = {"headers": {"X-Api-Key": HEADER}, "token": SIGNED, "aws_secret_access_key": BODY}
+    mine = {"headers": options["headers"]}
+    settings = _config.resolve(storage_options=options)
+    found, files = sources.resolve(location, mine), sources.list_files(location, mine)
+    assert "canary" in str(settings.storage_options) + found.sources[0].access.url  # type: ignore[union-attr]
+    for thing in (settings, found, files, sources.describe(location, mine)):
+        assert "canary" not in f"{thing!r} {thing}"
 
 
 def test_the_environment_is_not_repeated_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
