@@ -76,7 +76,7 @@ class FakeCore:
                 self.bodies = [outer.bodies[one.url] for one in objects]
 
             @staticmethod
-            def open(objects: list[HttpObject]) -> Any:
+            def open(objects: list[HttpObject], log: core.Log) -> Any:
                 outer.opened += objects
                 return Sources(objects)
 

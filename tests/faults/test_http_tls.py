@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from servers.certificates import Authority, make_authority
 from servers.loads import Model, check_settled, every_request, options
 from servers.nginx import NginxServer
 from servers.scripted import MODEL, ScriptedServer
+from weightstream._doctor import Doctor
+from weightstream._pull import pull
+from weightstream.sources import Access, RemoteSource, Transport
+from weightstream.sources.fetch import fetch
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -120,6 +125,29 @@ def test_without_verification_only_on_request_and_with_a_warning(
         caplog.clear()
         load(server.url(), remote_model, verify=authority.bundle)
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_what_is_not_a_stream_warns_too(
+    remote_model: Model, authority: Authority, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    unverified = {**options(), "verify": False}
+    with ScriptedServer(remote_model.data, tls=authority.context()) as server, caplog.at_level(logging.DEBUG):
+        source = RemoteSource("one", Access(server.url()), transport=Transport.of(unverified))
+
+        def warned() -> list[str]:
+            said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+            caplog.clear()
+            return [line for line in said if "not verified" in line]
+
+        assert fetch(source, 1 << 30) == remote_model.data
+        assert len(warned()) == 1
+        pull(server.url(), tmp_path, storage_options=unverified)
+        assert len(warned()) == 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("WEIGHTSTREAM_STORAGE_OPTIONS", json.dumps(unverified))
+            steps = {step.name: step.status for step in Doctor(server.url()).steps()}
+        assert steps["header"] == steps["read"] == "ok"
+        assert len(warned()) == 1
 
 
 def test_headers_alone_are_enough_for_a_warning(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from .. import _config, sources
+from .. import _config, _log, sources
 from .._errors import AuthError, ConfigError, NotFoundError, StorageError
 from .._format import bytes_text, count_text, printable, seconds_text
 from ..sources.remote import is_plain_elsewhere
@@ -80,15 +80,15 @@ class Examination:
             return
         if isinstance(self._resolved.sources[0], sources.LocalSource):
             yield run("direct io", self._direct, 4)
-        with Renewer(self._resolved.sources) as renewer:
-            yield (step := run("header", lambda: self._header(renewer.objects), 9))
+        with Renewer(self._resolved.sources) as renewer, _log.forwarding() as log:
+            yield (step := run("header", lambda: self._header(renewer.objects, log), 9))
             if step.status == "fail":
                 return
             core: Any = import_module("weightstream._core")
             opened: list[Any] = []
 
             def read() -> Step:
-                opened.append(core.Sources.open(renewer.objects))
+                opened.append(core.Sources.open(renewer.objects, log))
                 return speed.one_read(opened[0])
 
             yield (step := run("read", read, 9))
@@ -165,10 +165,10 @@ class Examination:
         summary += f", found in {seconds_text(took)}"
         return Step("listing", "ok", summary, None, details)
 
-    def _header(self, objects: list[Any]) -> Step:
+    def _header(self, objects: list[Any], log: Any) -> Step:
         core: Any = import_module("weightstream._core")
         began = time.monotonic()
-        checkpoint = core.Checkpoint.open(objects[:1], None)
+        checkpoint = core.Checkpoint.open(objects[:1], None, log)
         took = time.monotonic() - began
         size, tensors, header = checkpoint.source(0)
         name = without_secrets(self._resolved.sources[0].name).rpartition("/")[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
+from .. import _log
 from .._errors import ProtocolError, SourceChangedError, WeightstreamError
 from ..sources import File, LocalSource, RemoteSource
 from ..sources.local import version_of
@@ -21,7 +21,6 @@ from .part import Part
 
 _WRITERS = 4
 _WAITING = 8  # pieces on their way to a file, at most
-_log = logging.getLogger("weightstream")
 
 
 @dataclass
@@ -114,7 +113,8 @@ def transfer(
     core: Any = import_module("weightstream._core")
     try:
         with Renewer([file.source for file, _ in files]) as renewer:
-            opened = core.Sources.open(renewer.objects)
+            with _log.forwarding() as log:
+                opened = core.Sources.open(renewer.objects, log)
             for position, (file, lock) in enumerate(files):
                 size = opened.size(position)
                 _check_same(file, size)
@@ -222,6 +222,6 @@ def _let_go(part: Part) -> None:
     try:
         part.save()
     except WeightstreamError as error:
-        _log.warning("what was pulled of it is lost: %s", error)
+        _log.logger.warning("what was pulled of it is lost: %s", error)
     finally:
         part.close()

@@ -6,6 +6,7 @@ import time
 from importlib import import_module
 from typing import Any
 
+from .. import _log
 from .._errors import FormatError, ProtocolError
 from .remote import RemoteSource
 from .renewal import Renewer
@@ -23,7 +24,8 @@ def fetch(source: RemoteSource, most_bytes: int) -> bytes:
     """
     core: Any = import_module("weightstream._core")
     with Renewer([source]) as renewer:
-        opened = core.Sources.open(renewer.objects)
+        with _log.forwarding() as log:
+            opened = core.Sources.open(renewer.objects, log)
         size: int = opened.size(0)
         if size > most_bytes:
             raise FormatError(f"it has {size} bytes, more than the {most_bytes} that it may have", source=source.name)
