@@ -15,6 +15,7 @@ import pytest
 from weightstream.sources import Access, LocalSource, RemoteSource, Source
 
 CREDENTIALS = ("AWS_", "AZURE_", "GOOGLE_", "HF_", "STORAGE_EMULATOR")
+SHARDS = [f"model-{i}-of-3.safetensors" for i in (1, 2, 3)]
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
@@ -55,8 +56,8 @@ def remote(source: Any) -> RemoteSource:
 
 
 def model(folder: Path, *, index: bool = True) -> dict[str, bytes]:
-    """Files of a sharded model with contents of no meaning; written to the folder."""
-    files = {f"model-{i}-of-3.safetensors": bytes([i]) * (1000 + i) for i in (1, 2, 3)}
+    """Files of a sharded model, SHARDS among them, with contents of no meaning; written to the folder."""
+    files = {name: bytes([i]) * (1000 + i) for i, name in enumerate(SHARDS, 1)}
     files |= {"config.json": b"{}", "tokenizer/vocab with blank+plus.txt": b"a b"}
     if index:
         weight_map = {f"t{i}": f"model-{i}-of-3.safetensors" for i in (3, 2, 1)}

@@ -6,13 +6,12 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fetching import clean_environment
 
 from checkpoints import blocks, raw, write_file, write_shards
 from commands import run
@@ -27,16 +26,12 @@ from servers.programs import free_ports
 from servers.s3 import OWNER, READER, REGION, STRANGER, S3Server
 from servers.scripted import ScriptedServer
 
+pytestmark = pytest.mark.usefixtures("environment")
+
 INDEX = "model.safetensors.index.json"
 SHARDS = {"model-1.safetensors": blocks(2, 3_000_000), "model-2.safetensors": {"last": raw("U8", (500,), 5)}}
 SECRETS = (OWNER.secret_key, READER.secret_key, STRANGER.secret_key, KEY, TOKEN, HUB_TOKEN, "canary", "ignature=")
 REMOTE = ["location", "credentials", "network", "listing", "header", "read", "throughput", "reader"]
-
-
-@pytest.fixture(autouse=True)
-def clean(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    with clean_environment(tmp_path) as patch:
-        yield patch
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,15 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fetching import clean_environment
 
 import weightstream as ws
 from checkpoints import Raw, assert_same, pattern, raw, write_shards
-from processes import command, core_threads, environment, wait_until
+from processes import command, core_threads, wait_until
+from processes import environment as variables
 from servers.actions import Head, Status
 from servers.azurite import KEY, AzureServer
 from servers.gcs import GcsServer
@@ -44,12 +43,6 @@ part.Part.write = slow
 done = pull(sys.argv[1], sys.argv[2])
 print(done.files, done.skipped, done.kept_bytes, done.bytes)
 """
-
-
-@pytest.fixture(autouse=True)
-def clean(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    with clean_environment(tmp_path) as patch:
-        yield patch
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +111,12 @@ def test_from_gcs(gcs: GcsServer, model: Path, tmp_path: Path) -> None:
     check_pulls(location, model, tmp_path / "dest", {"endpoint_url": gcs.endpoint, "anonymous": True})
 
 
-def test_from_the_hub(hub: Hub, model: Path, tmp_path: Path, clean: pytest.MonkeyPatch) -> None:
+def test_from_the_hub(hub: Hub, model: Path, tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from huggingface_hub import constants
 
-    clean.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    clean.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    environment.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    environment.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     files = contents(model)
     hub.commit("org/llm", files)
     check_pulls("hf://org/llm", model, tmp_path / "dest", {"endpoint": hub.api.origin})
@@ -184,7 +177,9 @@ def test_keys_that_lead_out_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_object_that_changes_while_it_is_pulled(s3: S3Server, tmp_path: Path, clean: pytest.MonkeyPatch) -> None:
+def test_an_object_that_changes_while_it_is_pulled(
+    s3: S3Server, tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
     s3.put("models", "changing/m.bin", pattern(PIECE, 1))
     from weightstream._pull import list_files as listed
 
@@ -193,7 +188,7 @@ def test_an_object_that_changes_while_it_is_pulled(s3: S3Server, tmp_path: Path,
         s3.put("models", "changing/m.bin", pattern(PIECE, 2))
         return files
 
-    with clean.context() as patch:
+    with environment.context() as patch:
         patch.setattr("weightstream._pull.list_files", change)
         with pytest.raises(ws.SourceChangedError):
             pull("s3://models/changing", tmp_path / "dest", storage_options=s3_options(s3))
@@ -206,7 +201,7 @@ def start(source: Path, dest: Path, seconds: float) -> subprocess.Popen[str]:
     """Pulls in a process of its own, with a pause before each piece."""
     return subprocess.Popen(
         command(PULLING, source, dest, seconds),
-        env=environment(),
+        env=variables(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from fetching import clean_environment, get, model, read, remote
+from fetching import SHARDS, get, model, read, remote
 
 import weightstream as ws
 from servers.azurite import ACCOUNT, KEY, AzureServer
@@ -20,13 +18,7 @@ from servers.programs import free_ports
 from servers.scripted import ScriptedServer
 from weightstream.sources import Access, list_files, resolve
 
-SHARDS = [f"model-{i}-of-3.safetensors" for i in (1, 2, 3)]
-
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    with clean_environment(tmp_path) as patch:
-        yield patch
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 @pytest.fixture(scope="module")

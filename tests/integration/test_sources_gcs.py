@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from fetching import clean_environment, get, model, read, remote
+from fetching import SHARDS, get, model, read, remote
 
 import weightstream as ws
 from servers.gcs import GcsServer
@@ -21,14 +21,9 @@ from servers.programs import free_ports
 from servers.scripted import ScriptedServer
 from weightstream.sources import list_files, resolve
 
-SHARDS = [f"model-{i}-of-3.safetensors" for i in (1, 2, 3)]
+pytestmark = pytest.mark.usefixtures("environment")
+
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(autouse=True)
-def environment(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    with clean_environment(tmp_path) as patch:
-        yield patch
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fetching import clean_environment, get, model, read, remote
+from fetching import SHARDS, get, model, read, remote
 
 import weightstream as ws
 from servers.certificates import Authority
@@ -20,22 +20,20 @@ from servers.scripted import ScriptedServer
 from weightstream.sources import LocalSource, list_files, resolve
 
 REPO = "org/llm"
-SHARDS = [f"model-{i}-of-3.safetensors" for i in (1, 2, 3)]
 
 
 @pytest.fixture(autouse=True)
-def environment(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+def environment(environment: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
     """The package reads its environment once, when it is imported."""
     import huggingface_hub
     from huggingface_hub import constants
 
-    with clean_environment(tmp_path) as patch:
-        patch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        patch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        yield patch
-        # As versions before 1.0 called it.
-        close = getattr(huggingface_hub, "close_session", None) or huggingface_hub.utils.reset_sessions
-        close()
+    environment.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    environment.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    yield environment
+    # As versions before 1.0 called it.
+    close = getattr(huggingface_hub, "close_session", None) or huggingface_hub.utils.reset_sessions
+    close()
 
 
 @pytest.fixture

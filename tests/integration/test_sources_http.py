@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fetching import clean_environment, get, read, remote
+from fetching import get, read, remote
 
 import weightstream as ws
 from servers.messages import plain
@@ -20,10 +19,7 @@ from weightstream.sources import LocalSource, list_files, resolve
 INDEX = "model.safetensors.index.json"
 
 
-@pytest.fixture(autouse=True)
-def environment(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    with clean_environment(tmp_path) as patch:
-        yield patch
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 def index_of(**shards: str) -> bytes:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fetching import clean_environment
 
 import weightstream as ws
 from checkpoints import Raw, assert_same, raw, write_shards
@@ -25,10 +23,7 @@ Model = tuple[Path, dict[str, Raw]]
 INDEX = "model.safetensors.index.json"
 
 
-@pytest.fixture(autouse=True)
-def environment(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    with clean_environment(tmp_path) as patch:
-        yield patch
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 @pytest.fixture(scope="module")

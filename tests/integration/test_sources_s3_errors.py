@@ -1,0 +1,146 @@
+"""What is wrong with a location, a setting or the service of s3:// is said at once, in words that help."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from fetching import remote
+from s3_settings import PATHS, options
+
+import weightstream as ws
+from servers.messages import plain
+from servers.programs import free_ports
+from servers.s3 import OWNER, READER, REGION, STRANGER, S3Server
+from servers.scripted import ScriptedServer
+from weightstream.sources import resolve
+
+pytestmark = pytest.mark.usefixtures("environment")
+
+SECRETS = (OWNER.secret_key, READER.secret_key, STRANGER.secret_key, "Signature=", "wrong-secret")
+
+
+@pytest.mark.parametrize(
+    ("location", "changes", "error", "message"),
+    [
+        ("s3://models/llm/none.safetensors", {}, ws.NotFoundError, "no such object in bucket 'models'.*check the key"),
+        ("s3://models/none/", {}, ws.NotFoundError, "nothing with this prefix"),
+        ("s3://models/none", {}, ws.NotFoundError, "no such object"),
+        ("s3://models/llm/x*", {}, ws.NotFoundError, "no file matches"),
+        ("s3://gone/llm/", {"keys": OWNER}, ws.NotFoundError, "no bucket 'gone' at http://127"),
+        ("s3://gone/a.safetensors", {"keys": OWNER}, ws.NotFoundError, "no bucket 'gone' at http://127"),
+        ("s3://private/a/", {}, ws.AuthError, "needs s3:ListBucket"),
+        ("s3://private/a.safetensors", {}, ws.AuthError, "needs s3:GetObject"),
+        ("s3://models/llm/", {"keys": STRANGER}, ws.AuthError, "does not know the access key"),
+        ("s3://models/llm/", {"aws_secret_access_key": "wrong-secret"}, ws.AuthError, "secret access key is not"),
+        ("s3://models/llm/", {"config": {"no_such": 1}}, ws.ConfigError, "no_such"),
+        ("s3://models/llm/", {"config": 7}, ws.ConfigError, r"storage_options\['config'\] must be a mapping"),
+        ("s3://models/llm/", {"endpoint_url": "nonsense"}, ws.ConfigError, "Invalid endpoint"),
+        ("s3://models/llm/", {"region": "x"}, ws.ConfigError, "unknown storage_options for s3://: region; there are"),
+        ("s3://models/llm/", {"http": {"dead_line": 1}}, ws.ConfigError, "dead_line"),
+        ("s3://models/../a.safetensors", {}, ws.ConfigError, "write it out"),
+        ("s3:///a.safetensors", {}, ws.ConfigError, "s3://bucket/key"),
+        ("s3://key:secret@models/a.safetensors", {}, ws.ConfigError, "s3://bucket/key"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    s3: S3Server,
+    stored_in_s3: dict[str, bytes],
+    location: str,
+    changes: dict[str, Any],
+    error: type[ws.WeightstreamError],
+    message: str,
+) -> None:
+    s3.make_bucket("private")
+    changes = dict(changes)
+    settings = {**options(s3, changes.pop("keys", READER)), **changes}
+    since = time.monotonic()
+    with pytest.raises(error, match=message) as caught:
+        resolve(location, settings)
+    assert time.monotonic() - since < 30
+    assert not [secret for secret in SECRETS if secret in str(caught.value) + repr(caught.value)]
+    # An SDK's own exception, which may repeat what was sent, is not shown with it.
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    if error is ws.AuthError:
+        assert caught.value.status == 403
+        assert caught.value.request_id
+
+
+def test_no_credentials(s3: S3Server) -> None:
+    since = time.monotonic()
+    with pytest.raises(ws.AuthError, match=r"no AWS credentials; set AWS_PROFILE.*aws sso login.*anonymous"):
+        resolve("s3://models/llm", {"endpoint_url": s3.endpoint, "region_name": REGION})
+    assert time.monotonic() - since < 10
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "error", "message"),
+    [
+        ("http://127.0.0.1:{free}", ws.ServerError, "refused the connection; check the endpoint's host and port"),
+        ("http://no-such-host.invalid", ws.ServerError, "its name cannot be resolved"),
+        ("https://{host}", ws.ServerError, "TLS handshake failed; is this an https endpoint"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_reached(
+    s3: S3Server, endpoint: str, error: type[ws.WeightstreamError], message: str
+) -> None:
+    url = endpoint.format(free=free_ports(1)[0], host=s3.endpoint.partition("://")[2])
+    since = time.monotonic()
+    with pytest.raises(error, match=message) as caught:
+        resolve("s3://models/llm", options(s3, endpoint_url=url))
+    assert url in str(caught.value)
+    assert time.monotonic() - since < 30
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_a_certificate_that_nobody_trusts(authority: Any) -> None:
+    def answer(request: Any) -> Any:
+        return plain(200, "abc", {"ETag": '"e"'})
+
+    with ScriptedServer(answer, tls=authority.context()) as server:
+        keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK", "region_name": REGION, "config": PATHS}
+        settings = {**keys, "endpoint_url": server.origin}
+        with pytest.raises(ws.ServerError, match="certificate is not trusted; give its CA bundle"):
+            resolve("s3://models/a.safetensors", settings)
+        for verify in (str(authority.bundle), False):
+            (source,) = resolve("s3://models/a.safetensors", {**settings, "verify": verify}).sources
+            assert remote(source).transport.sdk_verify == verify
+
+
+REDIRECT = """<?xml version="1.0"?><Error><Code>PermanentRedirect</Code><Message>elsewhere</Message>
+<Bucket>models</Bucket><RequestId>R1</RequestId></Error>"""
+SLOW_DOWN = "<Error><Code>SlowDown</Code><Message>slow</Message><RequestId>R2</RequestId></Error>"
+EXPIRED = "<Error><Code>ExpiredToken</Code><Message>token canarySecret</Message><RequestId>R3</RequestId></Error>"
+BROKEN = "<Error><Code>InternalError</Code><Message>oops</Message></Error>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "error", "message"),
+    [
+        (
+            301,
+            REDIRECT,
+            {"x-amz-bucket-region": "eu-north-1"},
+            ws.ConfigError,
+            "wrong region: .*'eu-north-1'.*AWS_DEFAULT_REGION",
+        ),
+        (503, SLOW_DOWN, {}, ws.ThrottledError, "service code SlowDown"),
+        (400, EXPIRED, {}, ws.AuthError, "credentials have expired: log in again"),
+        (500, BROKEN, {}, ws.ServerError, "service code InternalError"),
+        (200, "<html/>", {}, ws.ProtocolError, "something else than S3"),
+    ],
+)
+def test_what_the_service_answers(
+    status: int, body: str, headers: dict[str, str], error: type[ws.WeightstreamError], message: str
+) -> None:
+    def answer(request: Any) -> Any:
+        return plain(status, body, {"Content-Type": "application/xml", **headers})
+
+    with ScriptedServer(answer) as server:
+        keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "canarySecret", "region_name": REGION}
+        since = time.monotonic()
+        with pytest.raises(error, match=message) as caught:
+            resolve("s3://models/llm/", {**keys, "endpoint_url": server.origin, "config": PATHS})
+        assert time.monotonic() - since < 30
+        assert "canarySecret" not in str(caught.value)
