@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import shutil
 import socket
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -23,19 +20,6 @@ from servers.programs import free_ports
 from servers.scripted import MODEL, ScriptedServer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
-
-
-@pytest.fixture(scope="module")
-def net_faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library to preload, see net_faults.c."""
-    compiler = os.environ.get("CC", "cc").split()
-    if shutil.which(compiler[0]) is None:
-        pytest.skip("no C compiler")
-    library = tmp_path_factory.mktemp("faults") / "net_faults.so"
-    source = Path(__file__).with_name("net_faults.c")
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*compiler, *flags, source, "-o", library, "-ldl", "-pthread"], check=True)
-    return library
 
 
 def test_nobody_listens(remote_model: Model) -> None:
