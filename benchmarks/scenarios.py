@@ -67,6 +67,21 @@ class Scenario:
     targets: tuple[Target, ...] = ()
 
 
+def _over_link(server: str, question: str, of_floor: float) -> Scenario:
+    """The scenario of a slow server, of the same name: a load takes so many times what its connections need."""
+    return Scenario(
+        name=server,
+        question=question,
+        data="llama-4gb",
+        cache="warm",
+        contenders=_LINK_CONTENDERS,
+        baseline="sockets-64",
+        server=server,
+        link_bytes_per_second=_LINK_CONNECTIONS * LINK_BYTES_PER_SECOND,
+        targets=(Target("weightstream", "seconds", of_floor, of=FLOOR), *_NEVER_SLOWER),
+    )
+
+
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
@@ -194,28 +209,12 @@ SCENARIOS: dict[str, Scenario] = {
             baseline="obstore-16",
             server="https",
         ),
-        Scenario(
-            name="link-25",
-            question="How close does a load come to what 64 connections of 25 MB/s can bring, without tuning?",
-            data="llama-4gb",
-            cache="warm",
-            contenders=_LINK_CONTENDERS,
-            baseline="sockets-64",
-            server="link-25",
-            link_bytes_per_second=_LINK_CONNECTIONS * LINK_BYTES_PER_SECOND,
-            targets=(Target("weightstream", "seconds", 1.25, of=FLOOR), *_NEVER_SLOWER),
+        _over_link(
+            "link-25",
+            "How close does a load come to what 64 connections of 25 MB/s can bring, without tuning?",
+            of_floor=1.25,
         ),
-        Scenario(
-            name="link-25-50ms",
-            question="The same where each response begins after 50 ms.",
-            data="llama-4gb",
-            cache="warm",
-            contenders=_LINK_CONTENDERS,
-            baseline="sockets-64",
-            server="link-25-50ms",
-            link_bytes_per_second=_LINK_CONNECTIONS * LINK_BYTES_PER_SECOND,
-            targets=(Target("weightstream", "seconds", 1.4, of=FLOOR), *_NEVER_SLOWER),
-        ),
+        _over_link("link-25-50ms", "The same where each response begins after 50 ms.", of_floor=1.4),
         Scenario(
             name="http-memory-limit",
             question="What does a memory limit cost over HTTP, and is it kept, when the consumer drops each tensor?",

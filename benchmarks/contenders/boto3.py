@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import boto3
-import torch
 from botocore import UNSIGNED
 from botocore.config import Config
 
-from benchmarks.contenders.base import Loader
-from benchmarks.contenders.objects import S3Address, allocate, ranges, tensors_of
+from benchmarks.contenders.objects import RangeThreads, S3Address
 
 
-class Contender(Loader):
+class Contender(RangeThreads):
     package = "boto3"
 
-    def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
-
-    def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        for location in locations:
-            yield from tensors_of(self._read(S3Address.of(location)))
-
-    def _read(self, address: S3Address) -> torch.Tensor:
+    def opened(self, address: S3Address, concurrency: int) -> tuple[int, Callable[[int, int, memoryview], None]]:
         config = Config(
             signature_version=UNSIGNED,
             s3={"addressing_style": "path"},
-            max_pool_connections=self._concurrency,
+            max_pool_connections=concurrency,
         )
         client = boto3.client("s3", endpoint_url=address.endpoint, config=config)
-        file = allocate(client.head_object(Bucket=address.bucket, Key=address.key)["ContentLength"])
-        target = file.numpy().data
 
-        def fetch(extent: tuple[int, int]) -> None:
-            start, end = extent
+        def get(start: int, end: int, place: memoryview) -> None:
             wanted = {"Bucket": address.bucket, "Key": address.key, "Range": f"bytes={start}-{end - 1}"}
             body = client.get_object(**wanted)["Body"]
-            while start < end:
-                count = body.readinto(target[start:end])
+            while place:
+                count = body.readinto(place)
                 if not count:
-                    raise EOFError(f"the body of {wanted['Range']} ended {end - start} bytes early")
-                start += count
+                    raise EOFError(f"the body of {wanted['Range']} ended {len(place)} bytes early")
+                place = place[count:]
 
-        with ThreadPoolExecutor(self._concurrency) as threads:
-            for _ in threads.map(fetch, ranges(len(target))):
-                pass
-        return file
+        return client.head_object(Bucket=address.bucket, Key=address.key)["ContentLength"], get

@@ -1,16 +1,19 @@
-"""What clients of object stores without a loader of their own share: addresses, memory, and tensors out of it."""
+"""What clients of object stores without a loader of their own share: addresses, threads, memory, tensors out of it."""
 
 from __future__ import annotations
 
 import json
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import torch
+
+from benchmarks.contenders.base import Loader
 
 RANGE_BYTES = 8 << 20
 
@@ -36,6 +39,34 @@ class S3Address:
     def ca_bundle(self) -> Path | None:
         """The file with the CA that signed the server's certificate, if it has one."""
         return Path(os.environ["AWS_CA_BUNDLE"]) if self.endpoint.startswith("https:") else None
+
+
+class RangeThreads(Loader):
+    """Threads that get ranges of an object, `concurrency` at a time, each into its place."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+
+    def opened(self, address: S3Address, concurrency: int) -> tuple[int, Callable[[int, int, memoryview], None]]:
+        """The size of an object, and a function that gets the bytes from a start to an end into a place."""
+        raise NotImplementedError
+
+    def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        for location in locations:
+            yield from tensors_of(self._read(S3Address.of(location)))
+
+    def _read(self, address: S3Address) -> torch.Tensor:
+        size, get = self.opened(address, self._concurrency)
+        file = allocate(size)
+        target = file.numpy().data
+
+        def fetch(extent: tuple[int, int]) -> None:
+            get(*extent, target[slice(*extent)])
+
+        with ThreadPoolExecutor(self._concurrency) as threads:
+            for _ in threads.map(fetch, ranges(size)):
+                pass
+        return file
 
 
 def ranges(size: int) -> Sequence[tuple[int, int]]:

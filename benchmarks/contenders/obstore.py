@@ -1,30 +1,20 @@
-"""obstore: ranges of the object, `concurrency` at a time, each copied to its place in memory of our own."""
+"""obstore: threads that get ranges of the object, each copied to its place in memory of our own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import obstore
-import torch
 from obstore.store import S3Store
 
-from benchmarks.contenders.base import Loader
-from benchmarks.contenders.objects import S3Address, allocate, ranges, tensors_of
+from benchmarks.contenders.objects import RangeThreads, S3Address
 
 
-class Contender(Loader):
+class Contender(RangeThreads):
     package = "obstore"
 
-    def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
-
-    def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        for location in locations:
-            yield from tensors_of(self._read(S3Address.of(location)))
-
-    def _read(self, address: S3Address) -> torch.Tensor:
+    def opened(self, address: S3Address, concurrency: int) -> tuple[int, Callable[[int, int, memoryview], None]]:  # noqa: ARG002
         bundle = address.ca_bundle
         store = S3Store(
             address.bucket,
@@ -33,16 +23,10 @@ class Contender(Loader):
             skip_signature=True,
             client_options={"allow_http": True} | ({"root_certificate": bundle.read_bytes()} if bundle else {}),
         )
-        file = allocate(obstore.head(store, address.key)["size"])
-        target = file.numpy()
 
-        def fetch(extent: tuple[int, int]) -> None:
-            start, end = extent
+        def get(start: int, end: int, place: memoryview) -> None:
             received = obstore.get_range(store, address.key, start=start, end=end)
             # numpy copies without the interpreter's lock, so the threads do not wait for each other.
-            np.copyto(target[start:end], np.frombuffer(received, dtype=np.uint8))
+            np.copyto(np.frombuffer(place, dtype=np.uint8), np.frombuffer(received, dtype=np.uint8))
 
-        with ThreadPoolExecutor(self._concurrency) as threads:
-            for _ in threads.map(fetch, ranges(len(target))):
-                pass
-        return file
+        return obstore.head(store, address.key)["size"], get
