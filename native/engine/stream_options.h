@@ -1,0 +1,25 @@
+// What a stream is asked for, and what follows from it for its plan and its memory.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/plan.h"
+#include "engine/readers.h"
+#include "engine/sources.h"
+
+namespace weightstream {
+
+struct StreamOptions {
+  bool file_order = false;         // hand out in exact file order; otherwise as items complete
+  std::uint64_t memory_limit = 0;  // bytes in flight or ready but not taken; 0: a default that fits the machine
+  std::uint32_t concurrency = 0;   // most reads in flight per reader; 0: found out while reading
+  Backend backend = Backend::kAuto;
+  ReaderFactory make_reader = weightstream::make_reader;  // tests put faults here
+};
+
+[[nodiscard]] std::uint64_t default_memory_limit();
+// The part of the memory limit that dead tensors' blocks may take while they wait for the next read.
+[[nodiscard]] std::uint64_t kept_share(std::uint64_t memory_limit);
+[[nodiscard]] PlanOptions plan_options(const Sources& sources, std::uint64_t memory_limit);
+
+}  // namespace weightstream
