@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "engine/open_sources.h"
+#include "engine/sources.h"
 
 namespace weightstream::bindings {
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "engine/open_sources.h"
+#include "engine/open_headers.h"
 #include "engine/sources.h"
 #include "format/header.h"
 

@@ -10,6 +10,7 @@
 #include <optional>
 #include <utility>
 
+#include "storage/core_thread.h"
 #include "storage/http_reader.h"
 #include "storage/reader.h"
 
@@ -148,6 +149,33 @@ Status read_heads(const std::vector<std::shared_ptr<HttpObject>>& objects, std::
   auto status = heads.wait(cancelled, [&] { reader->wake(); });
   reader->stop();
   return status;
+}
+
+RemotePart::~RemotePart() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void RemotePart::add(std::size_t position, std::shared_ptr<HttpObject> object) {
+  positions.push_back(position);
+  objects.push_back(std::move(object));
+}
+
+void RemotePart::start(HttpConnections& connections, HeadConsumer& consumer, LogSink& log,
+                       const std::atomic<bool>& cancelled) {
+  if (objects.empty()) return;
+  const auto run = [this, &connections, &consumer, &log, &cancelled] {
+    try {
+      status_ = read_heads(objects, kSpeculativeBytes, connections, consumer, log, cancelled);
+    } catch (const std::bad_alloc&) {
+      status_ = Error{.code = ErrorCode::kStorage, .message = "out of memory", .system_errno = ENOMEM};
+    }
+  };
+  if (auto started = start_core_thread(thread_, "ws-heads", run); !started) status_ = std::move(started);
+}
+
+Status RemotePart::finish() {
+  if (thread_.joinable()) thread_.join();
+  return std::move(status_);
 }
 
 }  // namespace weightstream

@@ -1,7 +1,11 @@
-// The sources of a load, and what the remote ones among them share.
+// The sources of a load: what names them before they are open, and what the remote ones share.
 #pragma once
 
+#include <atomic>
+#include <cstddef>
 #include <memory>
+#include <string>
+#include <variant>
 #include <vector>
 
 #include "storage/http_connections.h"
@@ -10,6 +14,11 @@
 #include "storage/source.h"
 
 namespace weightstream {
+
+// A path, or an object that is opened by its first read.
+using SourceSpec = std::variant<std::string, std::shared_ptr<HttpObject>>;
+
+inline const std::atomic<bool> kNeverCancelled = false;
 
 struct Sources {
   std::vector<std::shared_ptr<Source>> list;
@@ -29,5 +38,9 @@ struct Sources {
     connections->close_idle();
   }
 };
+
+// How many files may stay open between the header and the data. The rest is opened again when its turn comes (and has
+// to be the same file then), so that a checkpoint of more shards than descriptors works.
+[[nodiscard]] std::size_t most_kept_open();
 
 }  // namespace weightstream
