@@ -7,20 +7,11 @@
 
 #include "http_harness.h"
 
-namespace weightstream {
+namespace weightstream::testing {
 namespace {
 
 using std::chrono::milliseconds;
-using testing::connections;
-using testing::HttpReaderTest;
-using testing::HttpReply;
-using testing::HttpRequest;
-using testing::HttpTestServer;
-using testing::kPatience;
-using testing::quick;
-using testing::reply;
-using testing::ScriptedFeed;
-using End = testing::HttpReply::End;
+using End = HttpReply::End;
 
 using HttpRetry = HttpReaderTest;
 
@@ -132,7 +123,7 @@ TEST_F(HttpRetry, FewerConnectionsAfterThrottling) {
 class HttpRedirect : public HttpReaderTest {
  protected:
   HttpRedirect() {
-    other_->put("/there", testing::pattern_content(kSize, kSeed));
+    other_->put("/there", pattern_content(kSize, kSeed));
     access_.url = server_->url("/o");
     access_.headers = {"Authorization: SECRET"};
   }
@@ -165,7 +156,7 @@ TEST_F(HttpRedirect, AnotherOriginIsFollowedWithoutCredentialsAndRemembered) {
 }
 
 TEST_F(HttpRedirect, TheSameOriginKeepsTheCredentials) {
-  server_->put("/there", testing::pattern_content(kSize, kSeed));
+  server_->put("/there", pattern_content(kSize, kSeed));
   server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
     if (request.path == "/o") return reply(302, {"Location: there"});
     return std::nullopt;
@@ -184,7 +175,7 @@ TEST_F(HttpRedirect, CirclesEnd) {
 }
 
 TEST_F(HttpRedirect, AsManyAsAreAllowed) {
-  server_->put("/there", testing::pattern_content(kSize, kSeed));
+  server_->put("/there", pattern_content(kSize, kSeed));
   server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
     if (request.number < 5) return reply(307, {"Location: /there?" + std::to_string(request.number)});
     return std::nullopt;
@@ -330,4 +321,4 @@ TEST_F(HttpRenewing, EndedAccessThatCannotBeRenewed) {
 }
 
 }  // namespace
-}  // namespace weightstream
+}  // namespace weightstream::testing

@@ -1,4 +1,4 @@
-// Whole reads over HTTP: the right bytes, and what happens when connections and bodies break.
+// Whole reads over HTTP: the right bytes, answers that are not to be trusted, and connections that fail.
 #include "storage/http_reader.h"
 
 #include <sys/resource.h>
@@ -11,23 +11,11 @@
 #include "http_harness.h"
 #include "test_files.h"
 
-namespace weightstream {
+namespace weightstream::testing {
 namespace {
 
 using std::chrono::milliseconds;
-using testing::connections;
-using testing::first_wrong;
-using testing::HttpReaderTest;
-using testing::HttpReply;
-using testing::HttpRequest;
-using testing::HttpTestServer;
-using testing::quick;
-using testing::ScriptedFeed;
-using End = testing::HttpReply::End;
-
-constexpr std::uint64_t kMiB = 1 << 20;
-
-using HttpOpening = HttpReaderTest;
+using End = HttpReply::End;
 
 TEST_F(HttpReaderTest, ReadsAnObjectInReadsOfAnySize) {
   for (const std::uint64_t bytes : {std::uint64_t{16} << 10, kRead, kSize}) {
@@ -80,174 +68,6 @@ TEST_F(HttpReaderTest, PullsAgainWhenItIsWoken) {
   }
   reader->stop();
   EXPECT_EQ(first_wrong(feed.bytes(), kSeed, 0), std::nullopt);
-}
-
-TEST_F(HttpOpening, TheFirstReadSaysWhatTheObjectIs) {
-  const auto source = unknown();
-  ScriptedFeed feed(*source, 4 * kMiB, 4 * kMiB);
-  guard(feed);
-  run(feed);
-  EXPECT_TRUE(feed.errors().empty());
-  EXPECT_EQ(source->size(), kSize);
-  EXPECT_EQ(source->if_match(), "\"1\"");
-  EXPECT_EQ(first_wrong(feed.bytes().first(kSize), kSeed, 0), std::nullopt);
-  EXPECT_TRUE(untouched(feed, kSize, 4 * kMiB));
-  EXPECT_EQ(server_->requests()[0].header("if-match"), "");
-  EXPECT_EQ(server_->requests()[0].range, (ByteRange{0, 4 * kMiB}));
-}
-
-TEST_F(HttpOpening, ItsReadIsResumedAsAnyOther) {
-  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
-    if (request.number == 0) return server_->right_answer(request).cut(5000, End::kFin);
-    return std::nullopt;
-  });
-  const auto source = unknown();
-  ScriptedFeed feed(*source, 4 * kMiB, 4 * kMiB);
-  run(feed);
-  EXPECT_TRUE(feed.errors().empty());
-  EXPECT_EQ(first_wrong(feed.bytes().first(kSize), kSeed, 0), std::nullopt);
-  EXPECT_EQ(server_->requests().at(1).range, (ByteRange{5000, kSize}));
-  EXPECT_EQ(server_->requests().at(1).header("if-match"), "\"1\"");
-}
-
-TEST_F(HttpOpening, AnEmptyObject) {
-  server_->put("/o", {.bytes = ""});
-  const auto open = [&] {
-    const auto source = unknown();
-    ScriptedFeed feed(*source, kMiB, kMiB);
-    guard(feed);
-    run(feed);
-    for (const auto& error : feed.errors()) ADD_FAILURE() << error.message;
-    EXPECT_TRUE(source->size_known());
-    EXPECT_EQ(source->size(), 0U);
-    EXPECT_TRUE(untouched(feed, 0, kMiB));
-  };
-  open();
-  server_->script([](const HttpRequest&) { return testing::reply(200); });
-  open();
-}
-
-TEST_F(HttpOpening, ASmallObjectFromAServerWithoutRanges) {
-  server_->put("/o", testing::pattern_content(5000, kSeed));
-  server_->script([&](HttpRequest request) {
-    request.range.reset();
-    return server_->right_answer(request);
-  });
-  const auto source = unknown();
-  ScriptedFeed feed(*source, kMiB, kMiB);
-  guard(feed);
-  run(feed);
-  EXPECT_TRUE(feed.errors().empty());
-  EXPECT_EQ(source->size(), 5000U);
-  EXPECT_EQ(first_wrong(feed.bytes().first(5000), kSeed, 0), std::nullopt);
-  EXPECT_TRUE(untouched(feed, 5000, kMiB));
-}
-
-TEST_F(HttpReaderTest, AConnectionThatEndsIsResumedAtItsByte) {
-  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
-    if (request.number < 3) return server_->right_answer(request).cut(10'001, End::kFin);
-    return std::nullopt;
-  });
-  expect_right(*listed());
-  const auto requests = server_->requests();
-  ASSERT_EQ(requests.size(), 4U);
-  for (std::uint64_t i = 0; i < 4; ++i) {
-    EXPECT_EQ(requests[i].range, (ByteRange{i * 10'001, kSize}));
-    EXPECT_EQ(requests[i].header("if-match"), "\"1\"");
-  }
-}
-
-TEST_F(HttpReaderTest, AConnectionThatIsResetIsResumedWhereItWas) {
-  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
-    if (request.number == 0) return server_->right_answer(request).cut(10'001, End::kReset);
-    return std::nullopt;
-  });
-  expect_right(*listed());
-  const auto requests = server_->requests();
-  ASSERT_EQ(requests.size(), 2U);
-  EXPECT_LE(requests[1].range->begin, 10'001U);
-  EXPECT_EQ(requests[1].header("if-match"), "\"1\"");
-}
-
-TEST_F(HttpReaderTest, AChunkedBodyThatEndsEarlyIsResumed) {
-  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
-    if (request.number > 1) return std::nullopt;
-    auto reply = server_->right_answer(request).set("Content-Length", "").set("Transfer-Encoding", "chunked");
-    reply.body = "3e8\r\n" + reply.body.substr(0, 1000) + "\r\n";
-    if (request.number == 1) reply.body += "0\r\n\r\n";  // an end in good order, and too early all the same
-    reply.end = End::kFin;
-    return reply;
-  });
-  expect_right(*listed());
-  const auto requests = server_->requests();
-  ASSERT_EQ(requests.size(), 3U);
-  EXPECT_EQ(requests[1].range->begin, 1000U);
-  EXPECT_EQ(requests[2].range->begin, 2000U);
-}
-
-TEST_F(HttpReaderTest, ABodyThatAlwaysEndsEarlyIsTruncated) {
-  server_->script([&](const HttpRequest& request) {
-    return server_->right_answer(request).set("x-amz-request-id", "r1").cut(1000, End::kFin);
-  });
-  auto policy = quick();
-  policy.max_attempts = 3;
-  const auto error = expect_error(*listed(policy), ErrorCode::kTruncated, "ended before the range did");
-  EXPECT_EQ(error.attempts, 3U);
-  EXPECT_EQ(error.expected, kSize);
-  EXPECT_EQ(error.got, 3000U);
-  EXPECT_EQ(error.http_status, 206);
-  EXPECT_EQ(error.request_id, "r1");
-  EXPECT_EQ(server_->requests().size(), 3U);
-}
-
-TEST_F(HttpReaderTest, AttemptsThatBringAMiBDoNotCount) {
-  constexpr std::uint64_t kLarge = 5 * kMiB;
-  server_->put("/o", testing::pattern_content(kLarge, kSeed));
-  server_->script([&](const HttpRequest& request) { return server_->right_answer(request).cut(kMiB, End::kFin); });
-  auto policy = quick();
-  policy.max_attempts = 2;
-  const auto source = object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, policy, kLarge, "\"1\"");
-  ScriptedFeed feed(*source, kLarge, kLarge);
-  run(feed);
-  EXPECT_TRUE(feed.errors().empty());
-  EXPECT_EQ(first_wrong(feed.bytes(), kSeed, 0), std::nullopt);
-  EXPECT_EQ(feed.retries(), 4U);
-}
-
-TEST_F(HttpReaderTest, WithoutAVersionABrokenReadStartsAnew) {
-  server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {}});
-  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
-    if (request.number < 2) return server_->right_answer(request).cut(10'000, End::kFin);
-    return std::nullopt;
-  });
-  expect_right(*object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, quick(), kSize, ""));
-  const auto requests = server_->requests();
-  ASSERT_EQ(requests.size(), 3U);
-  for (const auto& request : requests) {
-    EXPECT_EQ(request.range->begin, 0U);
-    EXPECT_EQ(request.header("if-match"), "");
-  }
-}
-
-// Each attempt brings a MiB, and all of it is for nothing.
-TEST_F(HttpReaderTest, WithoutAVersionAttemptsCountWhateverTheyBring) {
-  server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {}});
-  server_->script([&](const HttpRequest& request) { return server_->right_answer(request).cut(kMiB, End::kFin); });
-  auto policy = quick();
-  policy.max_attempts = 3;
-  policy.deadline = 20;
-  const auto source = object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, policy, kSize, "");
-  EXPECT_EQ(expect_error(*source, ErrorCode::kTruncated, "ended before the range did").attempts, 3U);
-}
-
-TEST_F(HttpReaderTest, LastModifiedIsEnoughToResume) {
-  server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {"Last-Modified: Monday"}});
-  server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
-    if (request.number == 0) return server_->right_answer(request).cut(10'000, End::kFin);
-    return std::nullopt;
-  });
-  expect_right(*object({.url = server_->url("/o"), .headers = {}, .expires_at = {}}, quick(), kSize, ""));
-  EXPECT_EQ(server_->requests().at(1).range->begin, 10'000U);
 }
 
 // With the first read of a larger object, so that what must not be written to is memory of the next one.
@@ -342,7 +162,7 @@ TEST_F(HttpReaderTest, AnObjectThatIsReplacedMeanwhile) {
     server_->forget();
     server_->script([&, checks](HttpRequest request) -> std::optional<HttpReply> {
       if (request.number == 0) return server_->right_answer(request).cut(10'000, End::kFin);
-      if (checks) return testing::reply(412);
+      if (checks) return reply(412);
       return server_->right_answer(request).set("ETag", "\"2\"");
     });
     const auto source = listed();
@@ -460,7 +280,7 @@ TEST_F(HttpReaderTest, NobodyListens) {
 
 TEST_F(HttpReaderTest, SomebodyListensInTheEnd) {
   HttpTestServer late;
-  late.put("/o", testing::pattern_content(kSize, kSeed));
+  late.put("/o", pattern_content(kSize, kSeed));
   auto policy = quick();
   policy.connect_attempts = policy.max_attempts = 1'000'000;
   const auto source = object({.url = late.url("/o"), .headers = {}, .expires_at = {}}, policy, kSize, "\"1\"");
@@ -473,4 +293,4 @@ TEST_F(HttpReaderTest, SomebodyListensInTheEnd) {
 }
 
 }  // namespace
-}  // namespace weightstream
+}  // namespace weightstream::testing

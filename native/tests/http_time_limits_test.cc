@@ -7,21 +7,16 @@
 
 #include "http_harness.h"
 
-namespace weightstream {
+namespace weightstream::testing {
 namespace {
 
 using std::chrono::milliseconds;
-using testing::connections;
-using testing::HttpReaderTest;
-using testing::HttpReply;
-using testing::HttpRequest;
-using testing::quick;
-using End = testing::HttpReply::End;
+using End = HttpReply::End;
 
 using HttpTimeLimits = HttpReaderTest;
 
 TEST_F(HttpTimeLimits, AServerThatDoesNotAcceptInTime) {
-  const testing::BlackHole hole;
+  const BlackHole hole;
   auto policy = quick();
   policy.connect_timeout = 0.1;
   policy.connect_attempts = 2;
@@ -90,7 +85,7 @@ TEST_F(HttpTimeLimits, ASlowFirstByteIsWaitedFor) {
 }
 
 TEST_F(HttpTimeLimits, TheDeadlineBoundsAttemptsAndWaits) {
-  server_->script([](const HttpRequest&) { return testing::reply(500, {}, "<Code>InternalError</Code>"); });
+  server_->script([](const HttpRequest&) { return reply(500, {}, "<Code>InternalError</Code>"); });
   auto policy = quick();
   policy.max_attempts = 1'000'000;
   policy.deadline = 0.3;
@@ -158,7 +153,7 @@ TEST_F(HttpTimeLimits, AHedgeThatFailsLeavesTheFirstAlone) {
 
 TEST_F(HttpTimeLimits, WhatCannotBeToldApartIsNotAskedForTwice) {
   constexpr std::uint64_t kSmall = 64 << 10;
-  server_->put("/o", {.bytes = testing::pattern_content(kSize, kSeed).bytes, .headers = {}});
+  server_->put("/o", {.bytes = pattern_content(kSize, kSeed).bytes, .headers = {}});
   server_->script([&](const HttpRequest& request) {
     auto reply = server_->right_answer(request);
     if (request.range->end == kSize) {
@@ -175,4 +170,4 @@ TEST_F(HttpTimeLimits, WhatCannotBeToldApartIsNotAskedForTwice) {
 }
 
 }  // namespace
-}  // namespace weightstream
+}  // namespace weightstream::testing
