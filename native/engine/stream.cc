@@ -119,6 +119,7 @@ void Stream::complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> r
   if (--reads_left_of_source_[plan.source] == 0) open_handles_[plan.source].reset();
   if (!result.ok()) {
     if (!error_ && !closed_) error_ = std::move(result).error();
+    account_blocked();
     ready_changed_.notify_all();
     return;
   }
@@ -127,6 +128,7 @@ void Stream::complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> r
   const std::uint64_t bytes = wanted_bytes(plan, sources_->at(plan.source));
   stats_.bytes_read += bytes;
   stats_.bytes_by_reader[static_cast<std::size_t>(lane.kind)] += bytes;
+  if (error_) return;  // it comes after the end
   admission_.give_back(plan.wasted);
   for (auto item = plan.first_item; item < plan.first_item + plan.items; ++item) {
     if (plan_.reads_left[item] > 0 && --plan_.reads_left[item] == 0) ready_.complete(item);
@@ -139,7 +141,7 @@ void Stream::complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> r
 // Precondition: mutex_ is held. Reading waits for the consumer while a read finds no room and the consumer has
 // something to take.
 void Stream::account_blocked() {
-  const bool counts = admission_.out_of_room() && !closed_ && ready_.any() && !consumer_waits_;
+  const bool counts = admission_.out_of_room() && !closed_ && !error_ && ready_.any() && !consumer_waits_;
   if (counts == blocked_since_.has_value()) return;
   if (counts) {
     blocked_since_ = Clock::now();
@@ -168,10 +170,11 @@ Result<Stream::Next> Stream::next(std::vector<ReadyItem>& batch, Clock::duration
     stats_.wait_storage_seconds += seconds(Clock::now() - begin);
     consumer_inside_ = consumer_waits_ = false;
   }
-  if (error_) return *error_;
-  if (closed_) return Error{.code = ErrorCode::kClosed, .message = "the stream was closed by another thread"};
-  if (ready_.all_taken()) return Next::kEnd;
-  if (!ready_.any()) return Next::kNotYet;
+  if (closed_ || !ready_.any()) {
+    if (error_) return *error_;
+    if (closed_) return Error{.code = ErrorCode::kClosed, .message = "the stream was closed by another thread"};
+    return ready_.all_taken() ? Next::kEnd : Next::kNotYet;
+  }
 
   const std::size_t before = batch.size();
   std::uint64_t bytes = 0;

@@ -48,7 +48,7 @@ class Stream final : private Lane::Owner {
   Stream& operator=(const Stream&) = delete;
 
   // Appends ready items to `batch`: at least one, more while they are small. Waits up to `patience` for the first.
-  // The first error of any read ends the stream and is what every later call returns.
+  // The first error of any read ends the stream: what was ready before it is handed out, then every call returns it.
   Result<Next> next(std::vector<ReadyItem>& batch, Clock::duration patience);
 
   // Stops reading and joins every thread. Items that were handed out stay valid. Idempotent.
