@@ -21,10 +21,7 @@ std::optional<std::uint32_t> Admission::next(Lane& lane) {
       return std::nullopt;
     }
     owner.admitted.push_back(next_read_++);
-    if (&owner != &lane && owner.starved) {
-      owner.starved = false;
-      owner.reader->wake();
-    }
+    if (&owner != &lane) owner.wake_if_starved();
   }
   if (lane.admitted.empty()) {
     lane.starved = true;
@@ -40,11 +37,7 @@ void Admission::wake_starved() {
   if (next_read_ == plan_.reads.size()) return;
   // Waking a lane that would find no room again costs more than it brings.
   if (!budget_.fits(plan_.reads[next_read_].range.size(), room_for_oldest())) return;
-  for (const auto& lane : lanes_.all()) {
-    if (!lane->starved) continue;
-    lane->starved = false;
-    lane->reader->wake();
-  }
+  for (const auto& lane : lanes_.all()) lane->wake_if_starved();
 }
 
 std::uint64_t Admission::room_for_oldest() const {

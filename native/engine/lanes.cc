@@ -53,6 +53,7 @@ Status Lanes::start(const StreamOptions& options) {
       started = lane->reader->start(*lane);
     }
     if (!started) return started;
+    lane->owner.started(*lane);
   }
   return Ok{};
 }

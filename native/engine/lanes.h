@@ -27,6 +27,8 @@ struct Lane final : ReadFeed {
     virtual ~Owner() = default;
     virtual std::optional<ReadRequest> pull(Lane& lane) = 0;
     virtual void complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> result) = 0;
+    // The reader's start() is over.
+    virtual void started(Lane& lane) = 0;
   };
 
   Lane(Owner& its_owner, ReaderKind of_kind, std::unique_ptr<Reader> its_reader)
@@ -36,12 +38,21 @@ struct Lane final : ReadFeed {
     owner.complete(*this, request.id, std::move(result));
   }
 
+  // Under the owner's lock. Some of a reader's threads pull and complete while others are yet to be made: it must not
+  // be woken before its start() is over, and is woken then.
+  void wake_if_starved() {
+    if (!starved || !may_be_woken) return;
+    starved = false;
+    reader->wake();
+  }
+
   Owner& owner;
   ReaderKind kind;
   std::unique_ptr<Reader> reader;
   // Under the owner's lock:
   std::deque<std::uint32_t> admitted;  // reads of this lane that another lane's pull came across
-  bool starved = false;                // its last pull found nothing
+  bool starved = false;  // its last pull found nothing
+  bool may_be_woken = false;
 };
 
 class Lanes {

@@ -138,6 +138,12 @@ void Stream::complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> r
   if (plan.wasted > 0) admission_.wake_starved();
 }
 
+void Stream::started(Lane& lane) {
+  const std::lock_guard lock(mutex_);
+  lane.may_be_woken = true;
+  lane.wake_if_starved();
+}
+
 // Precondition: mutex_ is held. Reading waits for the consumer while a read finds no room and the consumer has
 // something to take.
 void Stream::account_blocked() {

@@ -64,6 +64,7 @@ class Stream final : private Lane::Owner {
   Status begin(const StreamOptions& options);
   std::optional<ReadRequest> pull(Lane& lane) override;
   void complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> result) override;
+  void started(Lane& lane) override;
   std::optional<std::uint32_t> admit(Lane& lane);
   void keep_open(std::uint32_t source);
   void account_blocked();

@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "engine/stream.h"
 #include "process_state.h"
@@ -54,6 +56,41 @@ ErrorCode code_of(Stream& stream, std::chrono::milliseconds patience) {
   std::vector<ReadyItem> batch;
   const auto next = stream.next(batch, patience);
   return next.ok() ? ErrorCode::kConfig : next.error().code;
+}
+
+// Reads all that it may while it is being started, as the first threads of a reader may do before the last one is made.
+class HastyReader final : public Reader {
+ public:
+  explicit HastyReader(int& wakes) : wakes_(wakes) {}
+  Status start(ReadFeed& feed) override {
+    while (const auto request = feed.pull()) requests_.push_back(*request);
+    for (const auto& request : requests_) feed.complete(request, ReadEffort{});
+    EXPECT_GT(requests_.size(), 1U);
+    EXPECT_EQ(wakes_, 0) << "woken before start() was over";
+    return Ok{};
+  }
+  void wake() override { ++wakes_; }
+  void stop() override {}
+
+ private:
+  std::vector<ReadRequest> requests_;
+  int& wakes_;
+};
+
+TEST(StreamThreads, AReaderIsWokenWhenItsStartIsOverAndNotBefore) {
+  TempDir folder;
+  const auto made = make_checkpoint(folder, {std::vector<std::uint64_t>(60, 100 * kKiB)});
+  // Every other one: what lies between them is given back when it was read, and makes room.
+  std::vector<PlanItem> items;
+  for (std::size_t i = 0; i < made.items.size(); i += 2) items.push_back(made.items[i]);
+  int wakes = 0;
+  StreamOptions options;
+  options.backend = Backend::kPread;
+  options.memory_limit = kTinyLimit;
+  options.make_reader = [&](ReaderKind, const ReaderContext&) { return std::make_unique<HastyReader>(wakes); };
+  const auto stream = start(made, options, items);
+  ASSERT_TRUE(stream.ok());
+  EXPECT_EQ(wakes, 1);
 }
 
 TEST(StreamThreads, PatienceEndsTheWait) {
