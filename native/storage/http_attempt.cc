@@ -1,24 +1,22 @@
 #include "storage/http_attempt.h"
 
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cerrno>
-#include <filesystem>
-#include <new>
+#include <charconv>
+#include <cstring>
+#include <ctime>
 #include <utility>
 
-#include "base/streaming_copy.h"
+#include "storage/http_request.h"
 
 namespace weightstream {
 namespace {
 
-// What libcurl reads at a time: large enough for few system calls, small enough to stay in the second-level cache.
-constexpr long kReceiveBytes = 256 << 10;
 constexpr std::size_t kMostErrorBodyBytes = 16 << 10;
+// What one attempt receives before the others have their turn: two milliseconds or so.
+constexpr std::uint64_t kMostAtOnce = 8 << 20;
 // A fast connection wakes its thread for this much at a time, or for what comes in this time.
-constexpr int kMostWakeBytes = 512 << 10;
+constexpr int kMostWakeBytes = 2 << 20;
 constexpr auto kMostWakeTime = std::chrono::milliseconds(20);
 // What TLS may hold back of the bytes that were received.
 constexpr std::uint64_t kTlsSlackBytes = 64 << 10;
@@ -29,18 +27,6 @@ Error out_of_memory(const HttpAsked& asked) {
           .source = asked.object->name(),
           .range = asked.range,
           .system_errno = ENOMEM};
-}
-
-// Whether this libcurl has the system's certificates in one file.
-bool has_default_bundle() {
-#if LIBCURL_VERSION_NUM >= 0x075400
-  const auto* info = curl_version_info(CURLVERSION_NOW);
-  if (info->age < CURLVERSION_TENTH || info->cainfo == nullptr) return false;
-  std::error_code ignored;
-  return std::filesystem::is_regular_file(info->cainfo, ignored);
-#else
-  return false;
-#endif
 }
 
 }  // namespace
@@ -55,153 +41,164 @@ HttpAttempt::HttpAttempt(void* owner, HttpAsked asked, HttpObject::Target target
       arrived_(arrived),
       begun_(Clock::now()) {}
 
-HttpAttempt::~HttpAttempt() {
-  curl_easy_cleanup(easy_);
-  curl_slist_free_all(headers_);
-}
-
-Status HttpAttempt::prepare() {
-  easy_ = curl_easy_init();
-  if (easy_ == nullptr) return out_of_memory(asked_);
-  bool complete = true;
-  const auto header = [&](const std::string& line) {
-    auto* longer = curl_slist_append(headers_, line.c_str());
-    if (longer == nullptr) {
-      complete = false;
-    } else {
-      headers_ = longer;
-    }
-  };
-  header("Range: bytes=" + std::to_string(asked_.range.begin) + "-" + std::to_string(asked_.range.end - 1));
-  header("Accept-Encoding: identity");
-  if (const auto version = asked_.object->if_match(); !version.empty()) header("If-Match: " + version);
-  if (target_.with_headers) {
-    for (const auto& line : target_.access->headers) header(line);
-  }
-
+Status HttpAttempt::begin(HttpConnectionPool& pool) {
   const HttpOptions& options = asked_.object->options();
-  const auto set = [&](CURLoption option, auto value) {
-    complete = curl_easy_setopt(easy_, option, value) == CURLE_OK && complete;
-  };
-  set(CURLOPT_URL, target_.url.c_str());
-#if LIBCURL_VERSION_NUM >= 0x075500
-  set(CURLOPT_PROTOCOLS_STR, "http,https");
-#else
-  set(CURLOPT_PROTOCOLS, static_cast<long>(CURLPROTO_HTTP | CURLPROTO_HTTPS));
-#endif
-  set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-  set(CURLOPT_FOLLOWLOCATION, 0L);
-  set(CURLOPT_NOSIGNAL, 1L);
-  set(CURLOPT_NETRC, static_cast<long>(CURL_NETRC_IGNORED));
-  set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-  set(CURLOPT_USERAGENT, options.user_agent.c_str());
-  set(CURLOPT_HTTPHEADER, headers_);
-  set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(options.policy.connect_timeout * 1000));
-  set(CURLOPT_BUFFERSIZE, kReceiveBytes);
-  set(CURLOPT_TCP_KEEPALIVE, 1L);
-  // Each new connection asks for the addresses anew and takes one of them: object stores spread by DNS.
-  set(CURLOPT_DNS_CACHE_TIMEOUT, 0L);
-  set(CURLOPT_DNS_SHUFFLE_ADDRESSES, 1L);
-  if (fresh_) set(CURLOPT_FRESH_CONNECT, 1L);
-  set(CURLOPT_SSL_VERIFYPEER, options.verify ? 1L : 0L);
-  set(CURLOPT_SSL_VERIFYHOST, options.verify ? 2L : 0L);
-  // One place for certificates, not a file and a folder: only then does libcurl keep them parsed between connections,
-  // and parsing the system's takes longer than a handshake.
-  if (options.ca_bundle.empty()) {
-    if (has_default_bundle()) set(CURLOPT_CAPATH, nullptr);
-  } else {
-    std::error_code ignored;
-    const bool folder = std::filesystem::is_directory(options.ca_bundle, ignored);
-    set(CURLOPT_CAPATH, folder ? options.ca_bundle.c_str() : nullptr);
-    set(CURLOPT_CAINFO, folder ? nullptr : options.ca_bundle.c_str());
-  }
-  set(CURLOPT_ERRORBUFFER, detail_);
-  set(CURLOPT_HEADERFUNCTION, &HttpAttempt::on_header);
-  set(CURLOPT_HEADERDATA, this);
-  set(CURLOPT_WRITEFUNCTION, &HttpAttempt::on_body);
-  set(CURLOPT_WRITEDATA, this);
-  set(CURLOPT_PRIVATE, this);
-#if LIBCURL_VERSION_NUM >= 0x075700
-  // A name server that does not answer must not keep whoever stops waiting.
-  curl_easy_setopt(easy_, CURLOPT_QUICK_EXIT, 1L);
-#endif
-  if (!complete) return out_of_memory(asked_);
+  request_ = http_request({.url = target_.url,
+                           .range = asked_.range,
+                           .if_match = asked_.object->if_match(),
+                           .headers = target_.with_headers ? &target_.access->headers : nullptr,
+                           .user_agent = options.user_agent});
+  sent_ = 0;
+  framing_ = HttpFraming();
+  stale_ = false;
+  connection_ = std::exchange(fresh_, true) ? nullptr : pool.take(target_.url, options);
+  connected_ = connection_ ? CURLE_OK : CURLE_AGAIN;
+  if (!connection_) connection_ = HttpConnection::begin(pool.multi(), target_.url, options);
+  if (!connection_) return out_of_memory(asked_);
+  connection_->user = this;
+  ready_ = !connecting();
   return Ok{};
 }
 
-std::size_t HttpAttempt::on_header(char* data, std::size_t size, std::size_t count, void* self) noexcept {
-  auto* attempt = static_cast<HttpAttempt*>(self);
-  try {
-    return attempt->take_header({data, size * count}) ? size * count : 0;
-  } catch (const std::bad_alloc&) {
-    attempt->violation_.emplace(Outcome::kFail,
-                                Error{.code = ErrorCode::kStorage, .message = {}, .system_errno = ENOMEM});
-    return 0;
-  }
+void HttpAttempt::release(HttpConnectionPool& pool) {
+  if (connection_ && framing_.reusable() && !excess_) pool.give_back(std::move(connection_));
+  connection_.reset();
 }
 
-std::size_t HttpAttempt::on_body(char* data, std::size_t size, std::size_t count, void* self) noexcept {
-  auto* attempt = static_cast<HttpAttempt*>(self);
-  try {
-    return attempt->take_body(reinterpret_cast<const std::byte*>(data), size * count) ? size * count : 0;
-  } catch (const std::bad_alloc&) {
-    attempt->violation_.emplace(Outcome::kFail,
-                                Error{.code = ErrorCode::kStorage, .message = {}, .system_errno = ENOMEM});
-    return 0;
+std::optional<Verdict> HttpAttempt::advance(std::span<std::byte> scratch) {
+  ready_ = false;
+  if (connected_ != CURLE_OK) return failed(connected_);
+  if (sending()) {
+    if (auto end = send()) return end;
+    if (sending()) return std::nullopt;
   }
+  const auto before = received_;
+  while (received_ - before < kMostAtOnce) {
+    auto end = receive(scratch);
+    if (end || !ready_) return end;
+  }
+  return std::nullopt;
 }
 
-bool HttpAttempt::take_header(std::string_view line) {
-  if (head_.add(line)) return true;
-  violation_ = Verdict{Outcome::kFail,
-                       {.code = ErrorCode::kProtocol,
-                        .message = "the server sent more than 64 KiB of response headers",
-                        .source = asked_.object->name(),
-                        .range = asked_.range}};
-  return false;
+std::optional<Verdict> HttpAttempt::send() {
+  while (sending()) {
+    std::size_t sent = 0;
+    const CURLcode code = connection_->send(std::string_view(request_).substr(sent_), sent);
+    if (code == CURLE_AGAIN) return std::nullopt;
+    if (code != CURLE_OK) return failed(code);
+    sent_ += sent;
+  }
+  return std::nullopt;
 }
 
-bool HttpAttempt::take_body(const std::byte* data, std::size_t bytes) {
-  if (!verdict_) {
-    first_byte_ = Clock::now();
-    verdict_ = judge_head(head_, asked_);
-    body_ = verdict_->body;
-    // A response that is not kept may be of any size: only errors are worth reading, and those only so far.
-    if (verdict_->outcome == Outcome::kFail && head_.status < 300) return false;
+// Receives once. Leaves ready_ set when there may be more.
+std::optional<Verdict> HttpAttempt::receive(std::span<std::byte> scratch) {
+  // As much as belongs to the body can go to its place at once; what frames it must not.
+  const bool straight = in_place() && framing_.run() > 0 && received_ < body_.size();
+  const auto room =
+      straight ? std::span(into_ + received_, std::min(framing_.run(), body_.size() - received_)) : scratch;
+  std::size_t count = 0;
+  const CURLcode code = connection_->receive(room, count);
+  // What is less than there was room for is all there was: the socket tells of the rest, in larger pieces.
+  ready_ = code == CURLE_OK && count > 0 && (count == room.size() || connection_->layered());
+  if (code == CURLE_AGAIN) return std::nullopt;
+  if (code != CURLE_OK) return failed(code);
+  if (count == 0) {
+    framing_.connection_ended();
+    return framing_.part() == HttpFraming::Part::kEnd ? ended() : failed(CURLE_PARTIAL_FILE);
   }
-  if (verdict_->outcome != Outcome::kBody || head_.status >= 300) {
+  if (!straight) return take(room.first(count));
+  framing_.took(count);
+  landed(count);
+  if (framing_.part() == HttpFraming::Part::kEnd) return ended();
+  return std::nullopt;
+}
+
+std::optional<Verdict> HttpAttempt::take(std::span<const std::byte> bytes) {
+  while (!bytes.empty() && framing_.part() != HttpFraming::Part::kEnd) {
+    std::size_t taken = 0;
+    if (framing_.run() > 0) {
+      taken = static_cast<std::size_t>(std::min<std::uint64_t>(framing_.run(), bytes.size()));
+      if (auto end = take_body(bytes.first(taken))) return end;
+      framing_.took(taken);
+    } else {
+      taken = framing_.frame({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+      if (framing_.part() == HttpFraming::Part::kBroken) {
+        stale_ = connection_->used() && !framing_.begun();  // what a server said after its last answer
+        return violation(framing_.begun()
+                             ? framing_.defect()
+                             : origin_of(target_.url) + " does not answer in HTTP/1.1: " + framing_.defect());
+      }
+      if (!first_byte_ && framing_.part() != HttpFraming::Part::kHead) {
+        if (auto end = take_head()) return end;
+      }
+    }
+    bytes = bytes.subspan(taken);
+  }
+  excess_ = !bytes.empty();
+  if (framing_.part() == HttpFraming::Part::kEnd) return ended();
+  return std::nullopt;
+}
+
+std::optional<Verdict> HttpAttempt::take_head() {
+  first_byte_ = Clock::now();
+  verdict_ = judge_head(framing_.head(), asked_);
+  body_ = verdict_->body;
+  // A response that is not kept may be of any size: only errors are worth reading, and those only so far.
+  if (verdict_->outcome == Outcome::kFail && head().status < 300) return std::move(*verdict_);
+  return std::nullopt;
+}
+
+std::optional<Verdict> HttpAttempt::take_body(std::span<const std::byte> bytes) {
+  if (!in_place()) {
     const auto room = kMostErrorBodyBytes - error_body_.size();
-    error_body_.append(reinterpret_cast<const char*>(data), std::min(bytes, room));
-    return error_body_.size() < kMostErrorBodyBytes;
+    error_body_.append(reinterpret_cast<const char*>(bytes.data()), std::min(bytes.size(), room));
+    if (error_body_.size() < kMostErrorBodyBytes) return std::nullopt;
+    return ended();
   }
-  if (bytes > body_.size() - received_) {
-    violation_ = Verdict{Outcome::kFail,
-                         {.code = ErrorCode::kProtocol,
-                          .message = "the server sent more bytes than it was asked for",
-                          .source = asked_.object->name(),
-                          .range = asked_.range,
-                          .expected = body_.size(),
-                          .got = received_ + bytes,
-                          .http_status = head_.status,
-                          .request_id = head_.request_id}};
-    return false;
+  if (bytes.size() > body_.size() - received_) {
+    auto verdict = violation("the server sent more bytes than it was asked for");
+    verdict.error.expected = body_.size();
+    verdict.error.got = received_ + bytes.size();
+    return verdict;
   }
-  streaming_copy(into_ + received_, data, bytes);
+  std::memcpy(into_ + received_, bytes.data(), bytes.size());
+  landed(bytes.size());
+  return std::nullopt;
+}
+
+void HttpAttempt::landed(std::size_t bytes) {
   received_ += bytes;
   arrived_ += bytes;
   tune_wakeups();
-  return true;
 }
 
-void HttpAttempt::wake_at(int bytes) {
-  if (bytes == wake_at_ || socket_ == CURL_SOCKET_BAD) return;
-  if (::setsockopt(socket_, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes) == 0) wake_at_ = bytes;
+// The response is whole, or enough of an error's body is there.
+Verdict HttpAttempt::ended() {
+  if (in_place() && received_ < body_.size()) return failed(CURLE_PARTIAL_FILE);
+  if (verdict_->outcome == Outcome::kBody || verdict_->outcome == Outcome::kRedirect) return std::move(*verdict_);
+  return judge_error(head(), asked_, error_body_);
 }
 
-void HttpAttempt::on_socket_gone(curl_socket_t socket) {
-  if (socket != socket_) return;
-  wake_at(1);
-  socket_ = CURL_SOCKET_BAD;
+Verdict HttpAttempt::failed(CURLcode code) {
+  if (verdict_ && !in_place()) return ended();  // what came of the error says enough
+  if (in_place() && received_ == body_.size()) return std::move(*verdict_);  // whatever came after it
+  // A server may end a connection between requests; that of the next one crosses it on its way.
+  stale_ = connected_ == CURLE_OK && connection_->used() && !framing_.begun();
+  auto verdict =
+      judge_transport(code, connection_->detail(), head(), asked_, body_.empty() ? asked_.range : body_, received_);
+  if (code == CURLE_COULDNT_CONNECT) verdict.error.system_errno = connection_->system_errno();
+  return verdict;
+}
+
+Verdict HttpAttempt::violation(std::string message) const {
+  return {Outcome::kFail,
+          {.code = ErrorCode::kProtocol,
+           .message = std::move(message),
+           .source = asked_.object->name(),
+           .range = asked_.range,
+           .http_status = head().status,
+           .request_id = head().request_id}};
 }
 
 // A connection that is fast need not wake its thread for every packet; one that is slow, or near its end, must.
@@ -214,7 +211,11 @@ void HttpAttempt::tune_wakeups() {
     for (bytes = kMostWakeBytes; bytes > 1 && bytes > per_wake; bytes /= 2) {
     }
   }
-  wake_at(bytes);
+  connection_->wake_at(bytes);
+}
+
+void HttpAttempt::listen_closely() {
+  if (connected_ == CURLE_OK) connection_->wake_at(1);
 }
 
 double HttpAttempt::seconds_without(std::uint64_t bytes, Clock::time_point now) {
@@ -223,41 +224,20 @@ double HttpAttempt::seconds_without(std::uint64_t bytes, Clock::time_point now) 
     marked_ = now;
   }
   const double seconds = std::chrono::duration<double>(now - *marked_).count();
-  if (seconds > 0.5) listen_closely();  // what there is may be too little to wake us
+  // What there is may be too little to wake us.
+  if (seconds > std::min(0.5, asked_.object->options().policy.stall_seconds / 2)) listen_closely();
   return seconds;
 }
 
 double HttpAttempt::retry_after() const {
-  curl_off_t seconds = 0;
-  curl_easy_getinfo(easy_, CURLINFO_RETRY_AFTER, &seconds);
-  return static_cast<double>(std::max<curl_off_t>(seconds, 0));
-}
-
-Verdict HttpAttempt::finish(CURLcode code) {
-  if (violation_) {
-    if (violation_->error.system_errno == ENOMEM) violation_->error = out_of_memory(asked_);
-    return std::move(*violation_);
+  const std::string& text = head().retry_after;
+  double seconds = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    const auto date = curl_getdate(text.c_str(), nullptr);
+    seconds = date < 0 ? 0 : std::difftime(date, std::time(nullptr));
   }
-  if (code == CURLE_OUT_OF_MEMORY && !verdict_) {
-    // Older versions of libcurl say the same of a header line that is longer than they take (100 KB).
-    curl_off_t answered = 0;
-    curl_easy_getinfo(easy_, CURLINFO_STARTTRANSFER_TIME_T, &answered);
-    if (answered > 0) code = CURLE_WEIRD_SERVER_REPLY;
-  }
-  if (!verdict_ && head_.status >= 200 && (code == CURLE_OK || head_.status >= 300)) {
-    verdict_ = judge_head(head_, asked_);
-    body_ = verdict_->body;
-  }
-  if (verdict_ && verdict_->outcome != Outcome::kBody) {
-    if (verdict_->outcome == Outcome::kRedirect || head_.status < 300) return std::move(*verdict_);
-    return judge_error(head_, asked_, error_body_);
-  }
-  if (verdict_ && received_ == body_.size()) return std::move(*verdict_);  // whatever came after it
-  auto verdict = judge_transport(code, detail_, head_, asked_, body_.empty() ? asked_.range : body_, received_);
-  long system_errno = 0;
-  curl_easy_getinfo(easy_, CURLINFO_OS_ERRNO, &system_errno);
-  if (code == CURLE_COULDNT_CONNECT) verdict.error.system_errno = static_cast<int>(system_errno);
-  return verdict;
+  return seconds > 0 ? seconds : 0;  // not for what is no number
 }
 
 }  // namespace weightstream

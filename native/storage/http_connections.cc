@@ -2,10 +2,12 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 namespace weightstream {
 namespace {
 
-constexpr long kMostIdle = 256;  // connections that a handle keeps
+constexpr long kMostResting = 256;  // connections of one pool
 
 // Once in a process, by whoever needs it first: setting TLS up takes milliseconds that local loads need not pay.
 bool set_up_libcurl() {
@@ -15,38 +17,67 @@ bool set_up_libcurl() {
 
 }  // namespace
 
+std::unique_ptr<HttpConnectionPool> HttpConnectionPool::make() {
+  if (!set_up_libcurl()) return nullptr;
+  auto* multi = curl_multi_init();
+  if (multi == nullptr) return nullptr;
+  // libcurl counts those that are in use here as idle, and must not close them.
+  curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, 16 * kMostResting);
+  return std::unique_ptr<HttpConnectionPool>(new HttpConnectionPool(multi));
+}
+
+HttpConnectionPool::~HttpConnectionPool() {
+  resting_.clear();
+  curl_multi_cleanup(multi_);
+}
+
+std::unique_ptr<HttpConnection> HttpConnectionPool::take(const std::string& url, const HttpOptions& options) {
+  const auto origin = origin_of(url);
+  const auto now = HttpConnection::Clock::now();
+  for (std::size_t i = resting_.size(); i-- > 0;) {
+    if (!resting_[i]->serves(origin, options)) continue;
+    auto connection = std::move(resting_[i]);
+    resting_.erase(resting_.begin() + static_cast<std::ptrdiff_t>(i));
+    if (connection->usable(now)) return connection;
+  }
+  return nullptr;
+}
+
+void HttpConnectionPool::give_back(std::unique_ptr<HttpConnection> connection) {
+  connection->rest();
+  if (resting_.size() >= kMostResting) resting_.erase(resting_.begin());
+  resting_.push_back(std::move(connection));
+}
+
 HttpConnections::HttpConnections() : process_(::getpid()) {}
 
 HttpConnections::~HttpConnections() { close_idle(); }
 
-CURLM* HttpConnections::take() {
+std::unique_ptr<HttpConnectionPool> HttpConnections::take() {
   {
     const std::lock_guard lock(mutex_);
     if (!idle_.empty()) {
-      auto* multi = idle_.back();
+      auto pool = std::move(idle_.back());
       idle_.pop_back();
-      return multi;
+      return pool;
     }
   }
-  if (!set_up_libcurl()) return nullptr;
-  auto* multi = curl_multi_init();
-  if (multi != nullptr) curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, kMostIdle);
-  return multi;
+  return HttpConnectionPool::make();
 }
 
-void HttpConnections::give_back(CURLM* multi) {
+void HttpConnections::give_back(std::unique_ptr<HttpConnectionPool> pool) {
   const std::lock_guard lock(mutex_);
-  idle_.push_back(multi);
+  idle_.push_back(std::move(pool));
 }
 
 void HttpConnections::close_idle() {
-  if (::getpid() != process_) return;
-  std::vector<CURLM*> idle;
-  {
-    const std::lock_guard lock(mutex_);
-    idle.swap(idle_);
+  if (::getpid() != process_) {
+    for (auto& pool : idle_) (void)pool.release();
+    return;
   }
-  for (auto* multi : idle) curl_multi_cleanup(multi);
+  std::vector<std::unique_ptr<HttpConnectionPool>> idle;
+  const std::lock_guard lock(mutex_);
+  idle.swap(idle_);
 }
 
 }  // namespace weightstream

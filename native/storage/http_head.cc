@@ -72,6 +72,7 @@ bool HttpHead::add(std::string_view line) {
     *this = HttpHead();
     bytes_ = bytes;
     const auto space = line.find(' ');
+    keeps_alive = !line.starts_with("HTTP/1.0");
     if (space != std::string_view::npos) status = static_cast<int>(number(line.substr(space + 1, 3)).value_or(0));
   }
   bytes_ += line.size();
@@ -82,7 +83,15 @@ bool HttpHead::add(std::string_view line) {
   const auto value = trim(line.substr(colon + 1));
 
   if (same(name, "content-length")) {
-    content_length = number(value);
+    const auto length = number(value);
+    unclear_length = unclear_length || !length || (content_length && content_length != length);
+    content_length = length;
+  } else if (same(name, "transfer-encoding")) {
+    if (!transfer_encoding.empty()) transfer_encoding += ", ";
+    transfer_encoding += value;
+  } else if (same(name, "connection")) {
+    if (same(value, "close")) keeps_alive = false;
+    if (same(value, "keep-alive")) keeps_alive = true;
   } else if (same(name, "content-range")) {
     content_range = value;
   } else if (same(name, "content-encoding")) {
@@ -94,7 +103,7 @@ bool HttpHead::add(std::string_view line) {
   } else if (same(name, "location")) {
     location = value;
   } else if (same(name, "retry-after")) {
-    retry_after = true;
+    retry_after = value;
   } else if (same(name, "x-amz-bucket-region")) {
     bucket_region = word(value);
   } else if (same(name, "x-amz-version-id") || same(name, "x-goog-generation") || same(name, "x-ms-version-id")) {

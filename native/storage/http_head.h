@@ -26,6 +26,9 @@ class HttpHead {
 
   int status = 0;
   std::optional<std::uint64_t> content_length;
+  bool unclear_length = false;  // a Content-Length that is no number, or two that differ
+  std::string transfer_encoding;
+  bool keeps_alive = false;  // the connection, after this response
   std::string content_range;
   std::string content_encoding;
   std::string etag;
@@ -35,7 +38,7 @@ class HttpHead {
   std::string service_code;  // where a service puts it into a header
   std::string request_id;
   std::string bucket_region;  // what S3 says to those who ask in the wrong one
-  bool retry_after = false;
+  std::string retry_after;  // seconds, or a date
 
  private:
   std::size_t bytes_ = 0;

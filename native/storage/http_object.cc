@@ -1,40 +1,10 @@
 #include "storage/http_object.h"
 
-#include <curl/curl.h>
-
 #include <algorithm>
 #include <utility>
 
 namespace weightstream {
 namespace {
-
-// A part of a URL by libcurl's own parser, so that what is checked is what is requested.
-class Url {
- public:
-  explicit Url(const std::string& text) : handle_(curl_url()) {
-    if (handle_ != nullptr) valid_ = curl_url_set(handle_, CURLUPART_URL, text.c_str(), 0) == CURLUE_OK;
-  }
-  ~Url() { curl_url_cleanup(handle_); }
-  Url(const Url&) = delete;
-  Url& operator=(const Url&) = delete;
-
-  [[nodiscard]] bool valid() const { return valid_; }
-  bool go_to(const std::string& location) {
-    return valid_ && curl_url_set(handle_, CURLUPART_URL, location.c_str(), 0) == CURLUE_OK;
-  }
-  void drop(CURLUPart part) { curl_url_set(handle_, part, nullptr, 0); }
-  [[nodiscard]] std::string part(CURLUPart part, unsigned flags = 0) const {
-    char* text = nullptr;
-    if (!valid_ || curl_url_get(handle_, part, &text, flags) != CURLUE_OK) return {};
-    std::string result(text);
-    curl_free(text);
-    return result;
-  }
-
- private:
-  CURLU* handle_;
-  bool valid_ = false;
-};
 
 // Of an origin. A name that only looks like an address ("127.0.0.1.example") is somebody else's machine.
 bool is_loopback(std::string_view origin) {
@@ -85,30 +55,6 @@ Status check_access(const HttpAccess& access, const HttpOptions& options) {
 }
 
 }  // namespace
-
-std::string origin_of(const std::string& url) {
-  const Url parsed(url);
-  const std::string scheme = parsed.part(CURLUPART_SCHEME);
-  if (scheme != "http" && scheme != "https") return {};
-  std::string host = parsed.part(CURLUPART_HOST);
-  std::transform(host.begin(), host.end(), host.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; });
-  return scheme + "://" + host + ":" + parsed.part(CURLUPART_PORT, CURLU_DEFAULT_PORT);
-}
-
-std::string resolve_url(const std::string& base, const std::string& location) {
-  Url url(base);
-  return url.go_to(location) ? url.part(CURLUPART_URL) : std::string();
-}
-
-std::string printable_url(const std::string& url) {
-  Url parsed(url);
-  if (!parsed.valid()) return "(a URL that cannot be parsed)";
-  for (const auto part : {CURLUPART_USER, CURLUPART_PASSWORD, CURLUPART_OPTIONS, CURLUPART_QUERY, CURLUPART_FRAGMENT}) {
-    parsed.drop(part);
-  }
-  return parsed.part(CURLUPART_URL);
-}
 
 void Renewals::ask(std::weak_ptr<const HttpObject> object) {
   const std::lock_guard lock(mutex_);

@@ -21,6 +21,7 @@
 #include "storage/http_host.h"
 #include "storage/http_policy.h"
 #include "storage/source.h"
+#include "storage/url.h"
 
 namespace weightstream {
 
@@ -37,13 +38,6 @@ struct HttpOptions {
   std::string user_agent = "weightstream";
   HttpPolicy policy;
 };
-
-// Scheme, host and port of a URL, "https://host:443"; empty when it is not an http(s) URL.
-[[nodiscard]] std::string origin_of(const std::string& url);
-// `location` as a server at `base` meant it; empty when it cannot be understood.
-[[nodiscard]] std::string resolve_url(const std::string& base, const std::string& location);
-// Without userinfo, query and fragment: fit to be printed.
-[[nodiscard]] std::string printable_url(const std::string& url);
 
 class HttpObject;
 

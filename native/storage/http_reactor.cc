@@ -56,12 +56,12 @@ Status HttpReactor::start(ReadFeed& feed) {
   if (!event_) return system_error("eventfd", errno);
   epoll_event event{.events = EPOLLIN, .data = {.fd = event_.get()}};
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, event_.get(), &event) != 0) return system_error("epoll_ctl", errno);
-  multi_ = connections_.take();
-  if (multi_ == nullptr) return system_error("libcurl", ENOMEM);
-  curl_multi_setopt(multi_, CURLMOPT_SOCKETFUNCTION, &HttpReactor::on_socket);
-  curl_multi_setopt(multi_, CURLMOPT_SOCKETDATA, this);
-  curl_multi_setopt(multi_, CURLMOPT_TIMERFUNCTION, &HttpReactor::on_timer);
-  curl_multi_setopt(multi_, CURLMOPT_TIMERDATA, this);
+  pool_ = connections_.take();
+  if (!pool_) return system_error("libcurl", ENOMEM);
+  curl_multi_setopt(pool_->multi(), CURLMOPT_SOCKETFUNCTION, &HttpReactor::on_socket);
+  curl_multi_setopt(pool_->multi(), CURLMOPT_SOCKETDATA, this);
+  curl_multi_setopt(pool_->multi(), CURLMOPT_TIMERFUNCTION, &HttpReactor::on_timer);
+  curl_multi_setopt(pool_->multi(), CURLMOPT_TIMERDATA, this);
   return start_core_thread(thread_, "ws-http", [this] { run(); });
 }
 
@@ -77,32 +77,29 @@ void HttpReactor::stop() {
     wake();
     thread_.join();
   }
-  if (multi_ == nullptr) return;
-  curl_multi_setopt(multi_, CURLMOPT_SOCKETFUNCTION, nullptr);
-  curl_multi_setopt(multi_, CURLMOPT_TIMERFUNCTION, nullptr);
-  connections_.give_back(std::exchange(multi_, nullptr));
+  if (!pool_) return;
+  curl_multi_setopt(pool_->multi(), CURLMOPT_SOCKETFUNCTION, nullptr);
+  curl_multi_setopt(pool_->multi(), CURLMOPT_TIMERFUNCTION, nullptr);
+  connections_.give_back(std::move(pool_));
 }
 
-int HttpReactor::on_socket(CURL* easy, curl_socket_t socket, int what, void* self, void* known) noexcept {
+// What libcurl waits for while it makes a connection.
+int HttpReactor::on_socket(CURL* /*easy*/, curl_socket_t socket, int what, void* self, void* known) noexcept {
   auto* reactor = static_cast<HttpReactor*>(self);
-  HttpAttempt* attempt = nullptr;
-  curl_easy_getinfo(easy, CURLINFO_PRIVATE, &attempt);
+  const int epoll = reactor->epoll_.get();
   if (what == CURL_POLL_REMOVE) {
-    if (attempt != nullptr) attempt->on_socket_gone(socket);
-    ::epoll_ctl(reactor->epoll_.get(), EPOLL_CTL_DEL, socket, nullptr);  // closed by now, perhaps
-    curl_multi_assign(reactor->multi_, socket, nullptr);
+    ::epoll_ctl(epoll, EPOLL_CTL_DEL, socket, nullptr);  // closed by now, perhaps
+    curl_multi_assign(reactor->pool_->multi(), socket, nullptr);
     return 0;
   }
-  if (attempt != nullptr) attempt->on_socket(socket);
   epoll_event event{.events = 0, .data = {.fd = socket}};
   if ((what & CURL_POLL_IN) != 0) event.events |= EPOLLIN;
   if ((what & CURL_POLL_OUT) != 0) event.events |= EPOLLOUT;
-  const int epoll = reactor->epoll_.get();
   if (known == nullptr || ::epoll_ctl(epoll, EPOLL_CTL_MOD, socket, &event) != 0) {
     if (::epoll_ctl(epoll, EPOLL_CTL_ADD, socket, &event) != 0 && errno == EEXIST) {
       ::epoll_ctl(epoll, EPOLL_CTL_MOD, socket, &event);
     }
-    curl_multi_assign(reactor->multi_, socket, reactor);
+    curl_multi_assign(reactor->pool_->multi(), socket, reactor);
   }
   return 0;
 }
@@ -145,15 +142,19 @@ void HttpReactor::turn() {
       until = now;  // there is a place to fill
     } else {
       until = std::min(until, here->read->next_step());
+      for (const auto* attempt : {here->main.get(), here->hedge.get()}) {
+        if (attempt != nullptr && attempt->ready()) until = now;
+      }
     }
   }
   if (timer_) until = std::min(until, *timer_);
   wait(until);
   now = Clock::now();
+  advance_ready(now);
   if (timer_ && *timer_ <= now) {
     timer_.reset();
     int running = 0;
-    curl_multi_socket_action(multi_, CURL_SOCKET_TIMEOUT, 0, &running);
+    curl_multi_socket_action(pool_->multi(), CURL_SOCKET_TIMEOUT, 0, &running);
   }
   collect(now);
   const bool busy = !state_.starved.load(std::memory_order_relaxed) &&
@@ -216,32 +217,79 @@ void HttpReactor::begin(Running& running, std::unique_ptr<HttpAttempt>& slot, st
   if (!object.options().verify && object.first_use()) {
     state_.log.write_once("verify", LogLevel::kWarning, object.name() + ": the server's certificate is not verified");
   }
-  auto ready = attempt->prepare();
-  if (!ready) return running.read->give_up(std::move(ready).error());
-  if (curl_multi_add_handle(multi_, attempt->handle()) != CURLM_OK) {
-    return running.read->give_up({.code = ErrorCode::kStorage, .message = "out of memory", .system_errno = ENOMEM});
-  }
   slot = std::move(attempt);
+  if (auto begun = slot->begin(*pool_); !begun) {
+    slot.reset();
+    running.read->give_up(std::move(begun).error());
+  }
+}
+
+// Asks again what nobody heard.
+void HttpReactor::restart(Running& running, HttpAttempt& attempt) {
+  release(attempt);
+  if (auto begun = attempt.begin(*pool_); !begun) running.read->give_up(std::move(begun).error());
+}
+
+// Moves what goes without waiting, and says what to wait for. The attempt, and its read, may be gone after it.
+void HttpReactor::advance(HttpAttempt& attempt, Clock::time_point now) {
+  auto verdict = attempt.advance(scratch_);
+  if (!verdict) return listen_to(attempt);
+  const auto* read = static_cast<HttpRead*>(attempt.owner());
+  const auto running =
+      std::find_if(reads_.begin(), reads_.end(), [&](const Running& one) { return one.read.get() == read; });
+  if (attempt.met_a_stale_connection()) {
+    restart(*running, attempt);
+  } else {
+    end(*running, attempt, std::move(*verdict), now);
+  }
+  if (running->read->result()) finish(running, now);
+}
+
+void HttpReactor::advance_ready(Clock::time_point now) {
+  for (auto running = reads_.begin(); running != reads_.end();) {
+    const auto here = running++;
+    // One ends the read, perhaps, and the other with it: the next turn sees what is left.
+    if (here->main && here->main->ready()) {
+      advance(*here->main, now);
+    } else if (here->hedge && here->hedge->ready()) {
+      advance(*here->hedge, now);
+    }
+  }
+}
+
+void HttpReactor::listen_to(HttpAttempt& attempt) {
+  const int socket = attempt.connection()->socket();
+  const std::uint32_t events = attempt.sending() ? EPOLLIN | EPOLLOUT : EPOLLIN;
+  const auto [known, is_new] = sockets_.try_emplace(socket, Listening{&attempt, 0});
+  if (known->second.events == events) return;
+  known->second.events = events;
+  epoll_event event{.events = events, .data = {.fd = socket}};
+  ::epoll_ctl(epoll_.get(), is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, socket, &event);
+}
+
+void HttpReactor::release(HttpAttempt& attempt) {
+  if (!attempt.connecting() && sockets_.erase(attempt.connection()->socket()) > 0) {
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, attempt.connection()->socket(), nullptr);
+  }
+  attempt.release(*pool_);
 }
 
 void HttpReactor::drop(std::unique_ptr<HttpAttempt>& attempt) {
   if (!attempt) return;
-  curl_multi_remove_handle(multi_, attempt->handle());
+  release(*attempt);
   attempt.reset();
 }
 
+// Connections that libcurl has made, or could not make.
 void HttpReactor::collect(Clock::time_point now) {
   int left = 0;
-  while (const CURLMsg* message = curl_multi_info_read(multi_, &left)) {
+  while (const CURLMsg* message = curl_multi_info_read(pool_->multi(), &left)) {
     if (message->msg != CURLMSG_DONE) continue;
-    HttpAttempt* attempt = nullptr;
-    curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &attempt);
-    const CURLcode code = message->data.result;
-    auto* read = static_cast<HttpRead*>(attempt->owner());
-    const auto running =
-        std::find_if(reads_.begin(), reads_.end(), [&](const Running& one) { return one.read.get() == read; });
-    end(*running, *attempt, attempt->finish(code), now);
-    if (running->read->result()) finish(running, now);
+    HttpConnection* connection = nullptr;
+    curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &connection);
+    auto& attempt = *static_cast<HttpAttempt*>(connection->user);
+    attempt.connected(connection->connected(message->data.result));
+    advance(attempt, now);
   }
 }
 
@@ -282,12 +330,16 @@ void HttpReactor::wait(Clock::time_point until) {
       [[maybe_unused]] const auto got = ::read(event_.get(), &wakes, sizeof wakes);
       continue;
     }
+    if (const auto made = sockets_.find(event.data.fd); made != sockets_.end()) {
+      advance(*made->second.attempt, Clock::now());
+      continue;
+    }
     int what = 0;
     if ((event.events & EPOLLIN) != 0) what |= CURL_CSELECT_IN;
     if ((event.events & EPOLLOUT) != 0) what |= CURL_CSELECT_OUT;
     if ((event.events & (EPOLLERR | EPOLLHUP)) != 0) what |= CURL_CSELECT_ERR;
     int running = 0;
-    curl_multi_socket_action(multi_, event.data.fd, what, &running);
+    curl_multi_socket_action(pool_->multi(), event.data.fd, what, &running);
   }
 }
 

@@ -3,13 +3,16 @@
 
 #include <curl/curl.h>
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "base/log.h"
@@ -60,11 +63,18 @@ class HttpReactor {
 
  private:
   using Clock = HttpRead::Clock;
+  // For heads, and what comes along with them: larger would mean to copy more of the body, smaller more calls.
+  static constexpr std::size_t kScratchBytes = 8 << 10;
   struct Running {
     explicit Running(std::unique_ptr<HttpRead> its_read) : read(std::move(its_read)) {}
     std::unique_ptr<HttpRead> read;
     std::unique_ptr<HttpAttempt> main;
     std::unique_ptr<HttpAttempt> hedge;
+  };
+
+  struct Listening {
+    HttpAttempt* attempt;
+    std::uint32_t events;  // those that epoll was told of
   };
 
   static int on_socket(CURL* easy, curl_socket_t socket, int what, void* self, void* known) noexcept;
@@ -77,7 +87,12 @@ class HttpReactor {
   void step(Running& running, Clock::time_point now);
   void watch(Running& running, Clock::time_point now);
   void begin(Running& running, std::unique_ptr<HttpAttempt>& slot, std::unique_ptr<HttpAttempt> attempt);
+  void restart(Running& running, HttpAttempt& attempt);
+  void advance(HttpAttempt& attempt, Clock::time_point now);
+  void advance_ready(Clock::time_point now);
   void collect(Clock::time_point now);
+  void listen_to(HttpAttempt& attempt);
+  void release(HttpAttempt& attempt);
   void end(Running& running, HttpAttempt& attempt, Verdict verdict, Clock::time_point now);
   void drop(std::unique_ptr<HttpAttempt>& attempt);
   void finish(std::list<Running>::iterator running, Clock::time_point now);
@@ -88,7 +103,7 @@ class HttpReactor {
   const std::uint32_t index_;
   HttpConnections& connections_;
   ReadFeed* feed_ = nullptr;
-  CURLM* multi_ = nullptr;
+  std::unique_ptr<HttpConnectionPool> pool_;
   FileDescriptor epoll_;
   FileDescriptor event_;
   std::thread thread_;
@@ -96,6 +111,8 @@ class HttpReactor {
   std::atomic<bool> woken_ = true;
 
   std::list<Running> reads_;
+  std::unordered_map<int, Listening> sockets_;  // of connections that are made; the others are libcurl's
+  std::array<std::byte, kScratchBytes> scratch_;
   std::optional<Clock::time_point> timer_;  // when libcurl wants to be called
   std::uint64_t arrived_ = 0;               // bytes, since the ramp was told
 };

@@ -87,8 +87,9 @@ bool is_one_of(std::string_view code, std::initializer_list<std::string_view> co
 bool asks_to_slow_down(const HttpHead& head, std::string_view code) {
   if (head.status == 429) return true;
   if (head.status != 503) return false;
-  return head.retry_after || is_one_of(code, {"SlowDown", "ServerBusy", "TooManyRequests", "RequestLimitExceeded",
-                                              "Throttling", "ThrottlingException", "rateLimitExceeded"});
+  return !head.retry_after.empty() ||
+         is_one_of(code, {"SlowDown", "ServerBusy", "TooManyRequests", "RequestLimitExceeded", "Throttling",
+                          "ThrottlingException", "rateLimitExceeded"});
 }
 
 // What a person reads who meets this status. `code` is the service's own.
