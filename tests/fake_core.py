@@ -104,6 +104,9 @@ class FakeCore:
             def close(self) -> None:
                 outer.closed += 1
 
+            def drain_log(self) -> list[tuple[int, str]]:
+                return []
+
         self.Sources = Sources
         self.RawStream = RawStream
 

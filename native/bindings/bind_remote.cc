@@ -172,6 +172,8 @@ class RawStream {
     return result;
   }
 
+  nb::list drain_log() { return to_list(stream_->drain_log()); }
+
  private:
   std::unique_ptr<Stream> stream_;
   std::vector<std::size_t> order_;  // of the ranges as given, by their place in the plan
@@ -249,7 +251,8 @@ void bind_remote(nb::module_& module) {
       .def("close", &RawStream::close)
       .def("bytes_read", &RawStream::bytes_read)
       .def("retries", &RawStream::retries)
-      .def("reasons", &RawStream::reasons);
+      .def("reasons", &RawStream::reasons)
+      .def("drain_log", &RawStream::drain_log);
 }
 
 }  // namespace weightstream::bindings

@@ -116,9 +116,9 @@ void HttpObject::redirected(const Target& from, std::string url) const {
   if (from.generation == generation_) redirect_ = std::move(url);
 }
 
-void HttpObject::forget_redirect() const {
+void HttpObject::forget_redirect(const Target& from) const {
   const std::lock_guard lock(mutex_);
-  redirect_.clear();
+  if (redirect_ == from.url) redirect_.clear();
 }
 
 bool HttpObject::expires_within(double seconds) const {
@@ -126,6 +126,11 @@ bool HttpObject::expires_within(double seconds) const {
   if (!access_->expires_at) return false;
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   return *access_->expires_at - std::chrono::duration<double>(now).count() < seconds;
+}
+
+bool HttpObject::renewed_within(double seconds) const {
+  const std::lock_guard lock(mutex_);
+  return renewed_at_ && std::chrono::duration<double>(HttpHost::Clock::now() - *renewed_at_).count() < seconds;
 }
 
 bool HttpObject::ask_renewal(std::uint32_t generation) const {
@@ -155,6 +160,7 @@ void HttpObject::renew(HttpAccess access) const {
   access_ = std::make_shared<const HttpAccess>(std::move(access));
   redirect_.clear();
   ++generation_;
+  renewed_at_ = HttpHost::Clock::now();
   renewal_pending_ = false;
 }
 

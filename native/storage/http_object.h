@@ -83,10 +83,13 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
   [[nodiscard]] Target target() const;
   // Remembers where `from` led, for the requests to come; forgotten with the access or by forget_redirect().
   void redirected(const Target& from, std::string url) const;
-  void forget_redirect() const;
+  // Unless it leads somewhere else by now.
+  void forget_redirect(const Target& from) const;
 
   // Whether access of `generation` ends within `seconds`.
   [[nodiscard]] bool expires_within(double seconds) const;
+  // Whether it was made anew in the last `seconds`.
+  [[nodiscard]] bool renewed_within(double seconds) const;
   // Asks for newer access than `generation`, once for all who ask. False when nobody can give it.
   [[nodiscard]] bool ask_renewal(std::uint32_t generation) const;
   enum class Renewal : std::uint8_t { kPending, kDone, kFailed };
@@ -120,6 +123,7 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
   mutable std::shared_ptr<const HttpAccess> access_;
   mutable std::uint32_t generation_ = 0;
   mutable bool renewal_pending_ = false;
+  mutable std::optional<HttpHost::Clock::time_point> renewed_at_;
   mutable std::string renewal_failure_;
   mutable std::string redirect_;
   mutable std::optional<std::uint64_t> size_;

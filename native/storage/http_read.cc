@@ -13,6 +13,8 @@ constexpr auto kLookAgain = std::chrono::milliseconds(20);
 constexpr double kRenewAhead = 60;      // seconds before the end of the access at which new access is asked for
 constexpr double kUnusable = 5;         // seconds before it at which no request is begun with it any more
 constexpr double kLongestRenewal = 60;  // seconds
+// What is renewed and still ends soon, lives no longer (or a clock is wrong): it is used, not asked for again and again.
+constexpr double kBetweenRenewals = 10;  // seconds
 // Where attempts are watched for time limits, at least this often.
 constexpr auto kWatchEvery = std::chrono::milliseconds(250);
 
@@ -72,8 +74,8 @@ bool HttpRead::wants_attempt(Clock::time_point now) {
   }
   if (!renewing_) {
     const auto target = object().target();
-    if (object().expires_within(kRenewAhead) && object().ask_renewal(target.generation) &&
-        object().expires_within(kUnusable)) {
+    if (object().expires_within(kRenewAhead) && !object().renewed_within(kBetweenRenewals) &&
+        object().ask_renewal(target.generation) && object().expires_within(kUnusable)) {
       renewing_ = target.generation;
       renewing_since_ = now;
       refused_ = false;
@@ -177,7 +179,7 @@ HttpRead::Consequence HttpRead::ended(HttpAttempt& attempt, Verdict verdict, boo
     case Outcome::kFail:
       if (error.code == ErrorCode::kNotFound && attempt.target().redirected && !back_to_origin_) {
         back_to_origin_ = true;
-        object().forget_redirect();
+        object().forget_redirect(attempt.target());
         return {.retried = true};
       }
       fail(std::move(error));
@@ -245,7 +247,7 @@ void HttpRead::follow(const HttpAttempt& attempt) {
 void HttpRead::renew(const HttpAttempt& attempt, Error error, Clock::time_point now) {
   if (attempt.target().redirected && !back_to_origin_) {
     back_to_origin_ = true;
-    object().forget_redirect();
+    object().forget_redirect(attempt.target());
     return;
   }
   if (renewed_ || !object().ask_renewal(attempt.target().generation)) return fail(std::move(error));

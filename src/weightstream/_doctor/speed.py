@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from importlib import import_module
 from typing import Any
 
 from .._errors import ThrottledError
 from .._format import bytes_text, count_text, seconds_text
+from .._raw import raw_stream
 from .steps import Step
 
 _MIB = 1 << 20
@@ -26,7 +26,6 @@ _SMALL = 64 * _MIB
 
 def one_read(opened: Any) -> Step:
     """The time until a small range is there: a round trip to the storage. The first one also opens a connection."""
-    core: Any = import_module("weightstream._core")
     source = max(range(len(opened)), key=opened.size)
     size = opened.size(source)
     times = []
@@ -36,12 +35,9 @@ def one_read(opened: Any) -> Step:
         if begin >= end:
             break
         began = time.monotonic()
-        stream = core.RawStream.start(opened, [(source, begin, end)], memory_limit=0, concurrency=1, called=began)
-        try:
+        with raw_stream(opened, [(source, begin, end)], concurrency=1) as stream:
             while stream.next():
                 pass
-        finally:
-            stream.close()
         times.append(time.monotonic() - began)
     if not times:
         return Step("read", "warn", "the file is empty", "was its upload interrupted?")
@@ -104,7 +100,6 @@ def _level(
     seconds: float,
 ) -> tuple[float, list[str]]:
     """Bytes a second, and why the readers were chosen."""
-    core: Any = import_module("weightstream._core")
     ranges = places.next(min(_MOST_LEVEL_BYTES, total), piece)
     # By the limit, the core chooses the size of reads: a 32nd part of it.
     memory_limit = 32 * piece
@@ -112,8 +107,7 @@ def _level(
         memory_limit = max(memory_limit, min(2 * concurrency * piece, (available or 0) // 4))
     nbytes = 0
     began = last = time.monotonic()
-    stream = core.RawStream.start(opened, ranges, memory_limit=memory_limit, concurrency=concurrency, called=began)
-    try:
+    with raw_stream(opened, ranges, memory_limit=memory_limit, concurrency=concurrency) as stream:
         while batch := stream.next():
             last = time.monotonic()
             nbytes = stream.bytes_read()  # what is ready counts, whether it was taken or not
@@ -121,8 +115,6 @@ def _level(
             if last > began + seconds and nbytes >= concurrency * piece:  # all had their turn
                 break
         reasons = [reason for _, reason in stream.reasons()]
-    finally:
-        stream.close()
     return nbytes / max(last - began, 1e-9), list(dict.fromkeys(reasons))
 
 

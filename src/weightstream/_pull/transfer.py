@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import _log
 from .._errors import ProtocolError, SourceChangedError, WeightstreamError
+from .._raw import raw_stream
 from ..sources import File, LocalSource, RemoteSource
 from ..sources.local import version_of
 from ..sources.renewal import Renewer
 from .destination import Destination, Lock
 from .part import Part
+
+if TYPE_CHECKING:
+    from .._core import RawStream
 
 _WRITERS = 4
 _WAITING = 8  # pieces on their way to a file, at most
@@ -131,7 +134,7 @@ def transfer(
             missing = sum(part.size for part in parts.values()) - done.kept
             destination.check_space(missing)
             started(missing)
-            _read(core, opened, parts, done, memory_limit, concurrency, progress)
+            _read(opened, parts, done, memory_limit, concurrency, progress)
     finally:
         for part in parts.values():
             _let_go(part)
@@ -141,7 +144,6 @@ def transfer(
 
 
 def _read(
-    core: Any,
     opened: Any,
     parts: Mapping[int, Part],
     done: Transfer,
@@ -170,35 +172,43 @@ def _read(
             else:
                 writers.finish(part)
         if ranges:
-            stream = core.RawStream.start(
-                opened, ranges, memory_limit=memory_limit, concurrency=concurrency, called=time.monotonic()
-            )
-            try:
-                while batch := stream.next():
-                    for number, data in batch:
-                        position, begin, end = ranges[number]
-                        if len(data) != end - begin:
-                            raise ProtocolError(
-                                "the reader brought another number of bytes than were asked for",
-                                source=parts[position].file.source.name,
-                                range=(begin, end),
-                                expected=end - begin,
-                                got=len(data),
-                            )
-                        writers.write(parts[position], begin, data)
-                        done.bytes += end - begin
-                    del batch, data  # else they would count as held while the next are waited for
-                    progress(done.bytes, done.files)
-            finally:
-                stream.close()
-                done.bytes_read += stream.bytes_read()
-                done.retries += stream.retries()
+            with raw_stream(opened, ranges, memory_limit=memory_limit, concurrency=concurrency) as stream:
+                try:
+                    _receive(stream, ranges, parts, writers, done, progress)
+                finally:
+                    done.bytes_read += stream.bytes_read()
+                    done.retries += stream.retries()
     finally:
         writers.close()
     writers.check()
     unfinished = [part for part in parts.values() if not part.closed]
     if unfinished:
         raise ProtocolError("the reader ended before all of it was read", source=unfinished[0].file.source.name)
+
+
+def _receive(
+    stream: RawStream,
+    ranges: list[tuple[int, int, int]],
+    parts: Mapping[int, Part],
+    writers: Writers,
+    done: Transfer,
+    progress: Callable[[int, int], None],
+) -> None:
+    while batch := stream.next():
+        for number, data in batch:
+            position, begin, end = ranges[number]
+            if len(data) != end - begin:
+                raise ProtocolError(
+                    "the reader brought another number of bytes than were asked for",
+                    source=parts[position].file.source.name,
+                    range=(begin, end),
+                    expected=end - begin,
+                    got=len(data),
+                )
+            writers.write(parts[position], begin, data)
+            done.bytes += end - begin
+        del batch, data  # else they would count as held while the next are waited for
+        progress(done.bytes, done.files)
 
 
 def _check_same(file: File, size: int) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from importlib import import_module
 from typing import Any
 
 from .. import _log
 from .._errors import FormatError, ProtocolError
+from .._raw import raw_stream
 from .remote import RemoteSource
 from .renewal import Renewer
 
@@ -35,15 +35,12 @@ def fetch(source: RemoteSource, most_bytes: int) -> bytes:
         pieces = [(0, begin, min(begin + _PIECE, size)) for begin in range(len(head), size, _PIECE)]
         missing = len(pieces)
         if pieces:
-            stream = core.RawStream.start(opened, pieces, memory_limit=0, concurrency=0, called=time.monotonic())
-            try:
+            with raw_stream(opened, pieces) as stream:
                 while batch := stream.next():
                     for number, buffer in batch:
                         _, begin, end = pieces[number]
                         data[begin:end] = memoryview(buffer)
                         missing -= 1
-            finally:
-                stream.close()
     if missing or len(data) != size:
         raise ProtocolError("the reader ended before all of it was read", source=source.name, expected=size)
     return bytes(data)
