@@ -20,6 +20,7 @@ enum class ErrorCode : std::uint8_t {
   kServer,         // a server failed or could not be reached until the attempts were used up
   kProtocol,       // a server answered something else than was asked for
   kTimeout,
+  kDevice,         // an accelerator or its driver is missing, failed, or is out of memory
   kClosed,         // used after close(), or from a process that did not start it
   kConfig,         // a setting or a location that cannot work
 };

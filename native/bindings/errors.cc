@@ -39,6 +39,8 @@ const char* class_name(ErrorCode code) {
       return "ProtocolError";
     case ErrorCode::kTimeout:
       return "TimeoutError";
+    case ErrorCode::kDevice:
+      return "DeviceError";
     case ErrorCode::kClosed:
       return "ClosedError";
     case ErrorCode::kConfig:
