@@ -304,6 +304,12 @@ TEST_F(HttpRenewing, NewAccessThatSeemsToHaveEndedIsTried) {
   EXPECT_EQ(renewed_, 1);
 }
 
+TEST_F(HttpRenewing, AccessThatStaysShortIsNotAskedForAgainAndAgain) {
+  renew_by([&](const HttpObject& asking) { asking.renew(access("new", 3)); });
+  expect_right(*object(access("old", 3), quick(), kSize, "\"1\""), 16 << 10);
+  EXPECT_EQ(renewed_, 1);
+}
+
 TEST_F(HttpRenewing, AccessThatEndsSoonIsUsedWhileNewIsAskedFor) {
   server_->script(nullptr);
   const auto source = object(access("old", 30), quick(), kSize, "\"1\"");

@@ -314,6 +314,14 @@ TEST_F(HttpRenewal, AccessEndsWhenItSays) {
   EXPECT_TRUE(expires(now - 1)->expires_within(0));
 }
 
+TEST_F(HttpRenewal, WhetherItWasRenewedJustNow) {
+  const auto object = *make({.url = "https://host/a", .headers = {}, .expires_at = {}});
+  EXPECT_FALSE(object->renewed_within(3600));
+  object->renew({.url = "https://host/b", .headers = {}, .expires_at = {}});
+  EXPECT_TRUE(object->renewed_within(3600));
+  EXPECT_FALSE(object->renewed_within(0));
+}
+
 TEST_F(HttpRenewal, ARedirectIsRememberedAsLongAsItsAccess) {
   const auto object = *make({.url = "https://host/a", .headers = {"X: y"}, .expires_at = {}});
   auto first = object->target();
@@ -325,7 +333,11 @@ TEST_F(HttpRenewal, ARedirectIsRememberedAsLongAsItsAccess) {
   EXPECT_FALSE(object->target().with_headers) << "another origin";
   object->redirected(first, "https://HOST:443/c");
   EXPECT_TRUE(object->target().with_headers) << "the same origin";
-  object->forget_redirect();
+  const auto old = object->target();
+  object->redirected(first, "https://other/b");
+  object->forget_redirect(old);
+  EXPECT_EQ(object->target().url, "https://other/b") << "another read has found the new way already";
+  object->forget_redirect(object->target());
   EXPECT_EQ(object->target().url, "https://host/a");
 
   object->redirected(first, "https://other/b");
