@@ -1,5 +1,5 @@
-// Page-locks host memory for an accelerator, so that copies out of it are asynchronous and run at the speed of the link.
-// An interface: whoever owns the memory (the slot pool) knows no accelerator, and tests put faults in its place.
+// Page-locks host memory for an accelerator, so that copies out of it are asynchronous and run at the speed of the
+// link. An interface: whoever owns the memory (the slot pool) knows no accelerator, and tests put faults in its place.
 //
 // Thread-safe. No call waits for work of the device.
 #pragma once

@@ -1,0 +1,200 @@
+// The machine behind the fake driver: contexts, streams, events, memory, and one thread that plays the device.
+// Every member is guarded by `mutex`; the functions of a vendor take it through call().
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "fake_driver.h"
+
+namespace fake {
+
+using Clock = std::chrono::steady_clock;
+
+// Statuses; the vendors number them alike.
+inline constexpr int kSuccess = 0;
+inline constexpr int kInvalidValue = 1;
+inline constexpr int kOutOfMemory = 2;
+inline constexpr int kNotInitialized = 3;
+inline constexpr int kNoDevice = 100;
+inline constexpr int kInvalidDevice = 101;
+inline constexpr int kInvalidContext = 201;
+inline constexpr int kInvalidHandle = 400;
+inline constexpr int kNotReady = 600;
+inline constexpr int kIllegalAddress = 700;
+inline constexpr int kAlreadyRegistered = 712;
+inline constexpr int kNotRegistered = 713;
+
+struct Context;
+
+// Whether the work that an event was recorded behind is done. Shared by all who wait for it.
+struct Mark {
+  bool done = false;
+};
+
+struct Operation {
+  enum class Kind { kCopy, kKernel, kRecord, kWait };
+  Kind kind;
+  std::uint64_t number = 0;  // in the order of queueing, over all streams
+  std::uint64_t to = 0;      // device memory that is written
+  std::uint64_t bytes = 0;
+  const std::byte* from = nullptr;
+  std::vector<std::byte> staged = {};  // the source, where it was not registered
+  std::uint8_t value = 0;
+  std::shared_ptr<Mark> mark = nullptr;
+  Clock::duration duration = {};
+  bool started = false;
+  Clock::time_point due = {};
+};
+
+struct Stream {
+  Context* context;
+  bool blocking;
+  bool foreign;
+  bool destroyed = false;  // goes when its work is done
+  std::deque<Operation> queue = {};
+};
+
+struct Event {
+  Context* context;
+  std::shared_ptr<Mark> mark = nullptr;
+};
+
+struct Context {
+  int ordinal;
+  std::uint64_t retained = 0;
+  int lost = kSuccess;
+  Stream* default_stream = nullptr;
+};
+
+struct Memory {
+  std::unique_ptr<std::byte[]> bytes;
+  std::uint64_t size;
+  bool freed = false;
+};
+
+// What has to hold before a function does anything.
+enum class Needs { kNothing, kInit, kContext };
+
+class Machine {
+ public:
+  static Machine& instance();
+  void reset(std::uint64_t seed);
+
+  // Runs one function of the driver: counts it, fails it if that was asked for, and checks what it needs.
+  template <typename Body>
+  int call(const char* name, Needs needs, Context* current, Body body) {
+    if (in_forked_child()) {
+      ++calls_after_fork_;
+      return kNotInitialized;
+    }
+    std::unique_lock lock(mutex_);
+    if (const int refused = admit(name, needs, current); refused != kSuccess) return refused;
+    return body(lock);
+  }
+  // The controls, which are no functions of the driver.
+  template <typename Body>
+  auto control(Body body) {
+    const std::lock_guard lock(mutex_);
+    return body();
+  }
+
+  // --- What call() and control() run ---
+  int init();
+  void set_devices(int count);
+  [[nodiscard]] int device_count() const { return static_cast<int>(contexts_.size()); }
+  [[nodiscard]] Context* context(int ordinal) const;
+  int retain(Context& context);
+  int release(Context& context);
+  int create_stream(Context& context, unsigned flags, void** stream);
+  int destroy_stream(void* handle);
+  int query_stream(void* handle, Context& context);
+  int create_event(Context& context, void** event);
+  int destroy_event(void* handle);
+  int query_event(void* handle);
+  int record(void* event, void* stream, Context& context);
+  int wait(void* stream, void* event, Context& context);
+  int register_host(void* at, std::uint64_t bytes);
+  int unregister_host(void* at);
+  int copy(std::unique_lock<std::mutex>& lock, std::uint64_t to, const void* from, std::uint64_t bytes, void* stream,
+           Context& context);
+
+  [[nodiscard]] FakeCounts counts() const;
+  std::uint64_t allocate(std::uint64_t bytes);
+  void free(std::uint64_t address);
+  void* foreign_stream(int ordinal, bool blocking);
+  void launch(int ordinal, void* stream, Operation kernel);
+
+  // Set by controls.
+  Clock::duration copy_latency{};
+  Clock::duration event_latency{};
+  std::uint64_t bytes_per_second = 0;
+  std::uint64_t register_limit = UINT64_MAX;
+  std::string failing;
+  std::uint32_t fails_in = 0;
+  int fails_with = 0;
+  bool fails_for_good = false;
+  std::map<std::string, std::uint64_t> calls;
+  std::string violation;
+  void pause(bool paused);
+
+ private:
+  [[nodiscard]] bool in_forked_child() const;
+  int admit(const char* name, Needs needs, Context* current);
+  Stream* find_stream(void* handle, Context& context);
+  Event* find_event(void* handle);
+  void enqueue(Stream& stream, Operation operation);
+  void queue_behind(Stream& stream, Stream& other);
+  void violate(std::string what);
+  [[nodiscard]] Memory* memory_at(std::uint64_t address, std::uint64_t bytes);
+  [[nodiscard]] bool registered(const std::byte* at, std::uint64_t bytes, bool* partly) const;
+  void execute(Stream& stream, Operation& operation);
+  void execute_copy(Context& context, const Operation& copy);
+  void run();
+  bool step(Clock::time_point* next_due);
+  void stop();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::thread thread_;
+  bool stopping_ = false;
+  bool paused_ = false;
+  bool initialised_ = false;
+  int dead_ = kSuccess;  // every call of the process fails with it
+  std::atomic<pid_t> process_ = 0;
+  std::atomic<std::uint64_t> calls_after_fork_ = 0;
+  std::mt19937_64 random_;
+  std::uint64_t next_number_ = 0;
+  std::vector<std::unique_ptr<Context>> contexts_;
+  std::list<Stream> streams_;
+  std::list<Event> events_;
+  std::map<std::uint64_t, Memory> memory_;
+  std::map<const std::byte*, std::uint64_t> registered_;
+  FakeCounts counts_{};
+};
+
+// What each vendor's own file defines: what is current on this thread.
+Context* current_context();
+void make_current(int ordinal);
+void forget_current();
+std::uint64_t context_depth();
+int last_error();
+
+// The texts that both vendors share; null: no such status.
+const char* status_text(int status);
+
+}  // namespace fake
