@@ -117,6 +117,8 @@ def test_azure(azure: AzureServer, model: Path) -> None:
     assert azure.account_url in found["location"]["summary"]
     found = examine(location, {"account_url": azure.account_url}, AZURE_STORAGE_KEY=KEY)
     assert found["credentials"]["summary"] == "AZURE_STORAGE_KEY in the environment"
+    found = examine(location, {"account_url": azure.account_url}, 1, AZURE_STORAGE_KEY="d3Jvbmc=")
+    assert "of this account" in found["listing"]["advice"]
 
 
 def test_gcs(gcs: GcsServer, model: Path) -> None:
@@ -124,8 +126,8 @@ def test_gcs(gcs: GcsServer, model: Path) -> None:
     found = examine(location, {}, STORAGE_EMULATOR_HOST=gcs.endpoint)
     check_well(found)
     assert "STORAGE_EMULATOR_HOST" in found["credentials"]["summary"]
-    found = examine(location, {"endpoint_url": gcs.endpoint}, 1, GOOGLE_APPLICATION_CREDENTIALS="/nothing/canary")
-    assert "there are no usable Google credentials" in failing(found)["credentials"]
+    found = examine(location, {"endpoint_url": gcs.endpoint}, 1, GOOGLE_APPLICATION_CREDENTIALS="/nothing.json")
+    assert "names a file that is not there: /nothing.json" in failing(found)["credentials"]
 
 
 def test_the_hub(hub: Hub, model: Path, tmp_path: Path) -> None:
@@ -185,6 +187,25 @@ def test_who_listens_never_answers() -> None:
         options = s3_options(f"http://127.0.0.1:{silent.getsockname()[1]}")
         found = examine("s3://b/m", options, 1, **READER.environment)
         assert list(failing(found)) == ["listing"]
+        assert "did not answer in time" in failing(found)["listing"]
+
+
+@pytest.mark.parametrize(
+    ("location", "endpoint", "options"),
+    [
+        ("gs://b/m", "endpoint_url", {"anonymous": True}),
+        ("az://models/m", "account_url", {"account_key": KEY}),
+        ("hf://org/model", "endpoint", {}),
+    ],
+    ids=["gs", "az", "hf"],
+)
+def test_an_sdk_meets_silence(location: str, endpoint: str, options: dict[str, Any]) -> None:
+    """The SDK's own error is told, although it takes most of the half minute to come."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        found = examine(location, {**options, endpoint: url}, 1)
+    assert list(failing(found)) == ["listing"]
+    assert f"cannot reach {url}: it did not answer in time; check the endpoint" in failing(found)["listing"]
 
 
 @pytest.mark.parametrize(

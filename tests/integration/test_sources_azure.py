@@ -196,12 +196,13 @@ SECRETS = (KEY, "sig=", "d3Jvbmc")
         ("az://models/llm/x*", {}, ws.NotFoundError, "no file matches"),
         ("az://models/llm/", {"account_key": "d3Jvbmc="}, ws.AuthError, "the account key or SAS is wrong"),
         ("az://models/llm/", {"account_key": "not base64"}, ws.ConfigError, "account key is malformed"),
-        ("az://models/llm/", {"account_key": None, "anonymous": True}, ws.AuthError, "or may not do this"),
+        ("az://models/llm/", {"account_key": None, "anonymous": True}, ws.AuthError, "is not public.*leave out anonymous"),
         ("az://models/llm/", {"account_key": None, "sas_token": "expired"}, ws.AuthError, "has expired"),
         ("az://models/llm/", {"account_key": None, "sas_token": "read only"}, ws.AuthError, "may read and list"),
         ("az://models/llm/", {"anonymous": True}, ws.ConfigError, "account_key and anonymous; give one"),
         ("az://models/llm/", {"account_key": None, "credential": "k"}, ws.ConfigError, "object of azure-identity"),
         ("az://models/llm/", {"account_key": None, "connection_string": "sig=x"}, ws.ConfigError, "is malformed"),
+        ("az://models/llm/", {"account_url": "x.blob.test"}, ws.ConfigError, r"\['account_url'\] must begin with https"),
         ("az://models/llm/", {"key": KEY}, ws.ConfigError, "unknown storage_options for az://: key"),
         ("az://Models/llm/", {}, ws.ConfigError, "az://container/blob"),
         ("az://models@a b/llm/", {}, ws.ConfigError, "az://container/blob"),
@@ -253,6 +254,69 @@ def test_what_the_service_answers(status: int, code: str, error: type[ws.Weights
         assert time.monotonic() - since < 30
     assert "canarySecret" not in str(caught.value)
     assert (caught.value.status, caught.value.service_code, caught.value.request_id) == (status, code, "R1")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "message"),
+    [
+        (409, "PublicAccessNotPermitted", ws.AuthError, "is not public.*leave out anonymous"),
+        (401, "NoAuthenticationInformation", ws.AuthError, "is not public.*leave out anonymous"),
+        (404, "ResourceNotFound", ws.NotFoundError, "or it is not public; .*leave out anonymous"),
+    ],
+)
+def test_a_private_container_that_is_taken_for_public(
+    status: int, code: str, error: type[ws.WeightstreamError], message: str
+) -> None:
+    headers = {"x-ms-error-code": code, "Content-Type": "application/xml"}
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>"
+    with ScriptedServer(lambda request: plain(status, body, headers)) as server:
+        with pytest.raises(error, match=message) as caught:
+            resolve("az://models/llm/", {"account_url": f"{server.origin}/weights", "anonymous": True})
+    assert "account key" not in str(caught.value)
+
+
+class NoToken:
+    """A credential of azure-identity that fails with this text."""
+
+    def __init__(self, said: str) -> None:
+        self.said = said
+
+    def get_token(self, *scopes: str, **settings: Any) -> Any:
+        from azure.core.exceptions import ClientAuthenticationError
+
+        raise ClientAuthenticationError(message=self.said)
+
+
+CHAIN = "DefaultAzureCredential failed to retrieve a token\n\tEnvironmentCredential: Authentication failed: canary "
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        (
+            "Failed to resolve 'login.microsoftonline.com' ([Errno -2] Name or service not known)",
+            ws.ServerError,
+            r"Azure's login service \(login.microsoftonline.com\): its name cannot be resolved; .*network$",
+        ),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED]", ws.ServerError, "not trusted; set REQUESTS_CA_BUNDLE to its CA bundle"),
+        ("ManagedIdentityCredential: timed out", ws.AuthError, "no usable Azure credentials"),
+    ],
+)
+def test_why_there_is_no_token(said: str, error: type[ws.WeightstreamError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        resolve("az://models/llm", {"account_name": "weights", "credential": NoToken(CHAIN + said)})
+    assert "canary" not in str(caught.value)
+
+
+def test_a_connection_string_that_does_not_count(azure: AzureServer, environment: pytest.MonkeyPatch) -> None:
+    from weightstream.sources import azure as backend
+
+    environment.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
+    environment.setattr(backend, "_default_credential", lambda: NoToken(CHAIN))
+    message = "no usable Azure credentials.*AZURE_STORAGE_CONNECTION_STRING is set but not used, as it names an account"
+    with pytest.raises(ws.AuthError, match=message) as caught:
+        resolve("az://models@weights/llm", {})
+    assert KEY not in str(caught.value)
 
 
 def test_no_account() -> None:

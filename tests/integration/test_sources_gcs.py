@@ -19,7 +19,7 @@ from servers.gcs import GcsServer
 from servers.messages import plain
 from servers.programs import free_ports
 from servers.scripted import ScriptedServer
-from weightstream.sources import list_files, resolve
+from weightstream.sources import describe, list_files, resolve
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -189,8 +189,8 @@ def reason(name: str, message: str = "canarySecret") -> dict[str, Any]:
             ws.ProtocolError,
             "user_project",
         ),
-        (429, reason("rateLimitExceeded"), ws.ThrottledError, "service code rateLimitExceeded"),
-        (503, reason("backendError"), ws.ThrottledError, "service code backendError"),
+        (429, reason("rateLimitExceeded"), ws.ThrottledError, "try again later.*code rateLimitExceeded.*3 attempts"),
+        (503, reason("backendError"), ws.ThrottledError, "start fewer processes.*code backendError.*3 attempts"),
         (500, "no json object", ws.ServerError, "HTTP status 500"),
         (200, ["no object"], ws.ProtocolError, "is no Cloud Storage"),
         (302, {}, ws.ProtocolError, "HTTP status 302"),
@@ -253,6 +253,12 @@ def test_no_credentials() -> None:
         ({"credentials_file": 7}, ws.ConfigError, r"\['credentials_file'\] must be a path, not int"),
         ({"credentials": "token"}, ws.ConfigError, "must be of google.auth"),
         ({"credentials_file": "x", "anonymous": True}, ws.ConfigError, "credentials_file and anonymous; give one"),
+        (
+            {"endpoint_url": "127.0.0.1:4443", "anonymous": True},
+            ws.ConfigError,
+            r"\['endpoint_url'\] must begin with https:// or http://, not '127.0.0.1:4443'",
+        ),
+        ({"endpoint_url": "user:canary@127.0.0.1"}, ws.ConfigError, "https:// or http://; write it in front$"),
         ({"endpoint_url": "http://127.0.0.1:{free}", "anonymous": True}, ws.ServerError, "refused the connection"),
         ({"endpoint_url": "http://no-such-host.invalid", "anonymous": True}, ws.ServerError, "cannot be resolved"),
         ({"token": "x"}, ws.ConfigError, "unknown storage_options for gs://: token"),
@@ -264,6 +270,49 @@ def test_settings_that_cannot_work(settings: dict[str, Any], error: type[ws.Weig
     with pytest.raises(error, match=message):
         resolve("gs://b/m", filled)
     assert time.monotonic() - since < 30
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/nowhere.json", "names a file that is not there: /nowhere.json; check the path"),
+        ("/", "names a file that cannot be read: /: Is a directory"),
+        (__file__, rf"names a file that has no credentials of Google: {re.escape(__file__)}; give the JSON file"),
+    ],
+)
+def test_a_variable_that_names_no_credentials(environment: pytest.MonkeyPatch, path: str, message: str) -> None:
+    environment.setenv("GOOGLE_APPLICATION_CREDENTIALS", path)
+    with pytest.raises(ws.ConfigError, match=f"^gs://b: GOOGLE_APPLICATION_CREDENTIALS {message}"):
+        resolve("gs://b/m", {})
+
+
+def test_an_emulator_is_asked_without_the_variable(
+    gcs: GcsServer, stored: dict[str, bytes], environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("STORAGE_EMULATOR_HOST", gcs.endpoint.removeprefix("http://"))
+    environment.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
+    assert len(resolve("gs://models/llm", {}).sources) == len(SHARDS)
+    described = describe("gs://models/llm", {})
+    assert described is not None
+    assert "GOOGLE_APPLICATION_CREDENTIALS does not count then" in str(described.credentials())
+
+
+def test_a_key_that_is_neither_an_object_nor_a_folder(gcs: GcsServer, stored: dict[str, bytes]) -> None:
+    settings = {"endpoint_url": gcs.endpoint, "anonymous": True}
+    message = "no such object in .*; no file lies directly in a folder gs://models/none/ either"
+    for find in (resolve, list_files):
+        with pytest.raises(ws.NotFoundError, match=message):
+            find("gs://models/none", settings)
+
+
+def test_a_token_that_was_passed_and_is_refused(service: tuple[Service, ScriptedServer]) -> None:
+    from google.oauth2.credentials import Credentials
+
+    _, server = service
+    settings = {"endpoint_url": server.origin, "credentials": Credentials("expired")}
+    with pytest.raises(ws.AuthError, match=r"\['credentials'\] has expired.*has to pass a fresh one") as caught:
+        resolve("gs://b/m", settings)
+    assert "gcloud" not in str(caught.value)
 
 
 def test_a_token_does_not_go_unencrypted(tmp_path: Path) -> None:
@@ -292,5 +341,5 @@ def test_credentials_that_end_at_a_known_time(service: tuple[Service, ScriptedSe
     assert remote(source).access.expires_at == ends.replace(tzinfo=datetime.timezone.utc).timestamp()
     renew = remote(source).renew
     assert renew is not None
-    with pytest.raises(ws.AuthError, match="refused to renew"):  # there is no refresh token
+    with pytest.raises(ws.AuthError, match="has to pass a fresh one"):  # there is no refresh token
         renew()

@@ -144,6 +144,7 @@ def test_a_gated_repository(hub: Hub) -> None:
         (f"hf://{REPO}/none/", {}, ws.NotFoundError, "nothing with this prefix"),
         (f"hf://{REPO}/x*", {}, ws.NotFoundError, "no file matches"),
         (f"hf://{REPO}", {"token": "hf_canary"}, ws.WeightstreamError, "hf auth login"),
+        ("hf://org", {}, ws.NotFoundError, "of the form hf://org/model, .*: is the model's name missing?"),
         ("hf://", {}, ws.ConfigError, "hf://org/model@revision"),
         ("hf://org/m d", {}, ws.ConfigError, "hf://org/model@revision"),
         ("hf://org/model@", {}, ws.ConfigError, "the revision is empty"),
@@ -178,6 +179,16 @@ def test_a_hub_that_cannot_be_reached(endpoint: str, message: str) -> None:
     with pytest.raises(ws.ServerError, match=message):
         resolve(f"hf://{REPO}", {"endpoint": endpoint.format(free=free_ports(1)[0])})
     assert time.monotonic() - since < 30
+
+
+def test_an_endpoint_without_a_scheme(environment: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    with pytest.raises(ws.ConfigError, match=r"\['endpoint'\] must begin with https:// or http://, not 'hub.test'"):
+        resolve(f"hf://{REPO}", {"endpoint": "hub.test/"})
+    environment.setattr(constants, "ENDPOINT", "127.0.0.1:80")
+    with pytest.raises(ws.ConfigError, match="HF_ENDPOINT must begin with https:// or http://, not '127.0.0.1:80'"):
+        resolve(f"hf://{REPO}", {})
 
 
 def test_a_hub_of_a_private_ca(authority: Authority, environment: pytest.MonkeyPatch) -> None:

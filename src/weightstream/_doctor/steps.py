@@ -40,6 +40,14 @@ _ADVICE: tuple[tuple[type[WeightstreamError], str], ...] = (
 )
 
 
+# By the service's own name for the error, where that says more.
+_KEY = (
+    "the step credentials says where the key, SAS or token comes from: check that it is of this account and has not "
+    "ended, and copy it again; `az storage account keys list --account-name ACCOUNT` shows the keys"
+)
+_CODES = {"AuthenticationFailed": _KEY, "AuthorizationFailure": _KEY}
+
+
 @dataclass(frozen=True)
 class Step:
     """One step.
@@ -67,7 +75,7 @@ class Step:
 def failed(name: str, error: Exception) -> Step:
     """What went wrong, as a step."""
     if isinstance(error, WeightstreamError):
-        advice = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
+        advice = _advice(error)
         details = {"error": type(error).__name__, "http_status": error.status, "errno": error.errno}
         return Step(name, "fail", str(error), advice, {k: v for k, v in details.items() if v is not None})
     # A text that nobody translated may repeat a secret.
@@ -78,6 +86,16 @@ def failed(name: str, error: Exception) -> Step:
         "run `weightstream load` on it with --debug, and report what it shows",
         {"error": type(error).__name__},
     )
+
+
+def _advice(error: WeightstreamError) -> str | None:
+    if isinstance(error.__context__, ModuleNotFoundError):
+        return (
+            "install it for the Python that runs weightstream with the command above (in a clone: pip install '.[all]')"
+        )
+    if isinstance(error, AuthError) and error.service_code in _CODES:
+        return _CODES[error.service_code]
+    return next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
 
 
 class Clock:

@@ -75,7 +75,8 @@ class Examination:
             if described.endpoint is not None:
                 endpoint, verify, bundle = described.endpoint, described.verify, described.ca_bundle
                 yield run("network", lambda: network.reach(endpoint, verify=verify, ca_bundle=bundle), 6)
-        yield (step := run("listing", self._list, 14))
+        # The SDKs ask twice, and wait 18 seconds in all, before they say that nobody answers.
+        yield (step := run("listing", self._list, 21))
         if step.status == "fail":
             return
         if isinstance(self._resolved.sources[0], sources.LocalSource):

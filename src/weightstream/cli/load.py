@@ -59,7 +59,11 @@ def load(
     settings |= {"names": name_filter(names), "progress": progress}
     resolved = _config.resolve(**settings)
     # Importing torch, and what draws the bar, is not to count as loading time.
-    frameworks.get(resolved.framework, resolved.device)
+    try:
+        frameworks.get(resolved.framework, resolved.device)
+    except ws.ConfigError as error:
+        error.message = error.message.replace("framework='numpy' works", "--framework numpy works")
+        raise
     if resolved.progress:
         _progress.prepare()
     kept = []

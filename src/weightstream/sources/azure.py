@@ -25,7 +25,7 @@ from .._errors import AuthError, ConfigError, NotFoundError, ServerError, Weight
 from . import failures
 from .description import ANONYMOUS, Description
 from .keys import check_location_key
-from .remote import Access, RemoteSource, Transport, guard_credentials, printable
+from .remote import Access, RemoteSource, Transport, check_endpoint, guard_credentials, printable
 from .store import Entry, Store
 
 _CREDENTIALS = ("credential", "connection_string", "account_key", "sas_token", "anonymous")
@@ -41,6 +41,10 @@ _VARIABLES = {
     "account_key": ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"),
     "sas_token": ("AZURE_STORAGE_SAS_TOKEN",),
 }
+_IGNORED = (
+    f"; {_VARIABLES['connection_string'][0]} is set but not used, as it names an account of its own and the location "
+    "or storage_options name one too: leave that out, or pass the string as storage_options={'connection_string': ...}"
+)
 # Two tries with these stay below 30 seconds; the SDK's own waits begin with 15.
 _CLIENT = {"connection_timeout": 5, "read_timeout": 8, "user_agent": "weightstream"}
 _RETRY = {"retry_total": 1, "initial_backoff": 1, "increment_base": 1, "random_jitter_range": 1}
@@ -79,7 +83,7 @@ def _open(root: str, options: Mapping[str, Any]) -> AzureStore:
     where = f"az://{root}"
     transport = Transport.of(options)
     kind, secret = _credential(options, where)
-    account_url = _account_url(host, options)
+    account_url = _account_url(host, options, where)
     if account_url is None and kind != "connection_string":
         raise ConfigError(
             "which storage account? Give storage_options={'account_name': ...}, set AZURE_STORAGE_ACCOUNT_NAME, or "
@@ -111,13 +115,20 @@ def _open(root: str, options: Mapping[str, Any]) -> AzureStore:
         raise ConfigError(f"the {kind.replace('_', ' ')} is malformed", source=where) from None
     if kind != "anonymous":
         guard_credentials(client.url, transport, "a signature or token")
-    return AzureStore(client, where, credential if kind == "credential" else None, transport)
+    ignored = kind == "credential" and not secret and os.environ.get(_VARIABLES["connection_string"][0])
+    note = _IGNORED if ignored else ""
+    token_credential = credential if kind == "credential" else None
+    return AzureStore(client, where, token_credential, transport, anonymous=kind == "anonymous", note=note)
 
 
 class AzureStore(Store):
     """One container."""
 
-    def __init__(self, client: Any, where: str, token_credential: Any, transport: Transport) -> None:
+    def __init__(
+        self, client: Any, where: str, token_credential: Any, transport: Transport, *, anonymous: bool, note: str
+    ) -> None:
+        self._anonymous = anonymous
+        self._note = note  # for errors of credentials: what was not used, and why
         self._client = client
         self._where = where
         self._endpoint = printable(client.url).rpartition("/")[0]
@@ -226,16 +237,28 @@ class AzureStore(Store):
         if isinstance(error, exceptions.ClientAuthenticationError):  # nothing was asked yet
             if self._key:
                 return ConfigError("the account key is malformed: it is not base64", source=source)
-            return AuthError(
-                "there are no usable Azure credentials; run `az login`, or give an account_key, a sas_token or a "
-                "connection_string, or for a public container storage_options={'anonymous': True}",
-                source=source,
-            )
+            return self._no_token(error, source)
         if isinstance(error, exceptions.AzureError):
             return failures.unreachable(error, source=source, endpoint=self._endpoint)
         if isinstance(error, ValueError):  # a key that is not base64, for one; the text may repeat it
             return ConfigError(f"cannot {doing}: the account key is malformed", source=source)
         return ServerError(f"cannot {doing} at {self._endpoint}: {type(error).__name__}", source=source)
+
+    def _no_token(self, error: Exception, source: str) -> WeightstreamError:
+        # The chain tells causes in the text of its one exception only. Its metadata service has an address and no TLS.
+        problem = failures.unreachable(
+            error,
+            source=source,
+            endpoint=f"Azure's login service ({_authority()})",
+            trust="set REQUESTS_CA_BUNDLE to its CA bundle",
+        )
+        if failures.is_name_or_trust(error):
+            return problem
+        return AuthError(
+            "there are no usable Azure credentials; run `az login`, or give an account_key, a sas_token or a "
+            f"connection_string, or for a public container storage_options={{'anonymous': True}}{self._note}",
+            source=source,
+        )
 
     def _refused(self, error: Any, source: str, doing: str) -> WeightstreamError:
         status = int(error.status_code)
@@ -244,7 +267,13 @@ class AzureStore(Store):
         code = str(getattr(code, "value", code))
         container = f"container {self._client.container_name!r} at {self._endpoint}"
         what, hint = f"cannot {doing}: {container}", None
-        if code == "ContainerNotFound":
+        denied = status in (401, 403) or code == "PublicAccessNotPermitted"
+        if self._anonymous and denied:
+            hint = "this container is not public, or a firewall refuses this network: leave out anonymous, and log in"
+        elif self._anonymous and code in ("ContainerNotFound", "ResourceNotFound"):
+            what = f"there is no {container}, or it is not public"
+            hint = "check its name and the account, and leave out anonymous if it is private"
+        elif code == "ContainerNotFound":
             what, hint = f"there is no {container}", "check its name and the account; a private one looks like this too"
         elif status == 404:
             what, hint = f"there is no such blob in {container}", "check its name"
@@ -256,7 +285,8 @@ class AzureStore(Store):
             hint = "this identity needs the role Storage Blob Data Reader, or a SAS that may read and list"
         elif code in ("NoAuthenticationInformation", "PublicAccessNotPermitted") or status in (401, 403, 409):
             hint = "check the credentials: this container is not public, or a firewall refuses this network"
-        denied = status in (401, 403) or code == "PublicAccessNotPermitted"
+        if denied and hint:
+            hint += self._note
         return failures.answered(
             status,
             what,
@@ -298,11 +328,16 @@ def _default_credential() -> Any:
     )
 
 
-def _account_url(host: str, options: Mapping[str, Any]) -> str | None:
+def _authority() -> str:
+    given = os.environ.get("AZURE_AUTHORITY_HOST") or "login.microsoftonline.com"
+    return urlsplit(given if "://" in given else f"https://{given}").hostname or "its host"
+
+
+def _account_url(host: str, options: Mapping[str, Any], where: str) -> str | None:
     if host:
         return f"https://{host.replace('.dfs.', '.blob.')}" if "." in host else _url_of_account(host)
     if options.get("account_url"):
-        return str(options["account_url"]).rstrip("/")
+        return check_endpoint(options["account_url"], "storage_options['account_url']", where)
     name = (
         options.get("account_name")
         or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")

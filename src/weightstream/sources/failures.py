@@ -37,11 +37,12 @@ _PACKAGES = {
 }
 
 # What an exception chain holds, by the names that urllib3, requests, httpx, botocore and ssl give: what went wrong.
+_UNNAMED = "its name cannot be resolved"
 _UNTRUSTED = "its TLS certificate is not trusted"
 _UNREACHABLE = (
     (("CERTIFICATE_VERIFY_FAILED", "certificate verify failed"), _UNTRUSTED),
     (("SSLError", "SSLV3", "SSL:", "TLSV1"), "the TLS handshake failed"),
-    (("NameResolutionError", "gaierror", "Name or service not known", "getaddrinfo"), "its name cannot be resolved"),
+    (("NameResolutionError", "gaierror", "Failed to resolve", "Name or service not known", "getaddrinfo"), _UNNAMED),
     (("Connection refused", "ConnectionRefused"), "it refused the connection"),
     (("RemoteDisconnected", "ConnectionReset", "RemoteProtocolError", "IncompleteRead"), "it broke the connection"),
     (("ProxyError", "ProxyConnectionError"), "the proxy cannot be reached"),
@@ -51,7 +52,7 @@ _UNREACHABLE = (
 _HINTS = {
     _UNTRUSTED: "give its CA bundle with storage_options={'verify': PATH}",
     "the TLS handshake failed": "is this an https endpoint?",
-    "its name cannot be resolved": "check the endpoint's name, and the network",
+    _UNNAMED: "check the endpoint's name, and the network",
     "it refused the connection": "check the endpoint's host and port",
     "it broke the connection": "check that the endpoint is one of this storage",
     "the proxy cannot be reached": "check HTTPS_PROXY and NO_PROXY",
@@ -66,18 +67,22 @@ def answered(
     source: str,
     code: str | None = None,
     request_id: str | None = None,
+    attempts: int | None = None,
     kind: type[WeightstreamError] | None = None,
     hint: str | None = None,
 ) -> WeightstreamError:
     """An answer that is a refusal. `what` failed; `hint` says what to do about it."""
     if kind is None:
         kind = _KINDS.get(status) or (ServerError if status >= 500 else ProtocolError)
+    if kind is ThrottledError and hint is None:
+        hint = "the service is busy or asks to slow down: try again later, or start fewer processes at once"
     return kind(
         f"{what}; {hint}" if hint else what,
         source=source,
         status=status or None,
         service_code=code or None,
         request_id=request_id or None,
+        attempts=attempts,
     )
 
 
@@ -95,6 +100,12 @@ def unreachable(
             hint = trust if problem == _UNTRUSTED else _HINTS[problem]
             return kind(f"cannot reach {endpoint}: {problem}; {hint}", source=source)
     return ServerError(f"cannot reach {endpoint}: {type(error).__name__}", source=source)
+
+
+def is_name_or_trust(error: BaseException) -> bool:
+    """Whether its text says that a name cannot be resolved, or a certificate is not trusted."""
+    said = _chain(error)
+    return any(mark in said for marks, problem in _UNREACHABLE if problem in (_UNTRUSTED, _UNNAMED) for mark in marks)
 
 
 def sdk(module: str, extra: str, scheme: str) -> Any:

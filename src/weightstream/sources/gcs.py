@@ -12,24 +12,21 @@ answer, so that an object that is replaced is noticed.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from datetime import timezone
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from .._errors import AuthError, ConfigError, NotFoundError, ServerError, TimeoutError, WeightstreamError
-from . import failures
+from .._errors import NotFoundError, WeightstreamError
+from . import failures, gcs_credentials
 from .description import ANONYMOUS, Description
 from .keys import split_bucket
-from .remote import Access, RemoteSource, Transport, guard_credentials
+from .remote import Access, RemoteSource, Transport, check_endpoint, guard_credentials
 from .store import Entry, Store
 
 OPTIONS = frozenset({"credentials", "credentials_file", "anonymous", "user_project", "endpoint_url"})
 
 _ENDPOINT = "https://storage.googleapis.com"
-_EMULATOR = "STORAGE_EMULATOR_HOST"
-_SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
 _TIMEOUT = (5, 8)  # seconds: to connect, and between bytes
 _PAGE = 1000
 
@@ -45,10 +42,10 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
     requests = failures.sdk("requests", "gcs", "gs")
     auth_requests = failures.sdk("google.auth.transport.requests", "gcs", "gs")
     transport = Transport.of(options)
-    endpoint = _endpoint(options)
+    endpoint = _endpoint(options, where)
     plain = requests.Session()
     _prepare(plain, transport)
-    credentials = _credentials(options, auth_requests.Request(plain), where)
+    credentials = gcs_credentials.find(options, auth_requests.Request(plain), where)
     if credentials is None:
         session = plain
     else:
@@ -68,21 +65,23 @@ def describe(root: str, key: str, options: Mapping[str, Any]) -> Description:
     def credentials() -> str | None:
         with requests.Session() as plain:
             _prepare(plain, transport)
-            found = _credentials(options, auth_requests.Request(plain), where)
+            found = gcs_credentials.find(options, auth_requests.Request(plain), where)
         if options.get("anonymous"):
             return ANONYMOUS
         if found is None:
-            return "none, as STORAGE_EMULATOR_HOST names an emulator"
+            ignored = os.environ.get(gcs_credentials.VARIABLE)
+            more = f"; {gcs_credentials.VARIABLE} does not count then" if ignored else ""
+            return f"none, as STORAGE_EMULATOR_HOST names an emulator{more}"
         for name in ("credentials", "credentials_file"):
             if options.get(name):
                 return f"{name} in storage_options"
-        if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
-            return "the file that GOOGLE_APPLICATION_CREDENTIALS names"
+        if os.environ.get(gcs_credentials.VARIABLE):
+            return f"the file that {gcs_credentials.VARIABLE} names"
         if "compute_engine" in type(found).__module__:
             return "the metadata server of the machine"
         return "application default credentials of gcloud"
 
-    return Description.of(where, key, _endpoint(options), transport, credentials)
+    return Description.of(where, key, _endpoint(options, where), transport, credentials)
 
 
 class GcsStore(Store):
@@ -195,7 +194,9 @@ class GcsStore(Store):
         elif status in (401, 403) and self._credentials is None:
             hint = "it is not public: leave out anonymous, and log in with `gcloud auth application-default login`"
         elif status == 401:
-            hint = "the credentials are not valid any more: log in again"
+            hint = gcs_credentials.NOT_RENEWED
+            if gcs_credentials.can_renew(self._credentials):
+                hint = "the credentials are not valid any more: log in again"
         elif status == 403:
             action = "storage.objects.list" if doing == "list the bucket" else "storage.objects.get"
             hint = f"this identity needs {action}"
@@ -207,12 +208,19 @@ class GcsStore(Store):
             source=self.name(key),
             code=said.reason,
             request_id=response.headers.get("x-guploader-uploadid"),
+            attempts=_attempts(response),
             kind=NotFoundError if status == 404 else None,
             hint=hint,
         )
 
     def _translated(self, error: Exception, key: str) -> WeightstreamError:
-        return _translated(error, self.name(key), self._endpoint)
+        return gcs_credentials.translated(error, self.name(key), self._endpoint, self._credentials)
+
+
+def _attempts(response: Any) -> int | None:
+    """How often urllib3 asked, to get this answer."""
+    retries = getattr(response.raw, "retries", None)
+    return None if retries is None else 1 + len(retries.history)
 
 
 class _Reason:
@@ -261,86 +269,9 @@ def _prepare(session: Any, transport: Transport) -> None:
     session.mount("http://", Adapter(max_retries=policy))
 
 
-def _endpoint(options: Mapping[str, Any]) -> str:
-    endpoint = str(options.get("endpoint_url") or os.environ.get(_EMULATOR) or _ENDPOINT).rstrip("/")
-    return endpoint if "://" in endpoint else f"http://{endpoint}"
-
-
-def _credentials(options: Mapping[str, Any], request: Any, where: str) -> Any:
-    """None: to be asked without any."""
-    auth = failures.sdk("google.auth", "gcs", "gs")
-    given = [name for name in ("credentials", "credentials_file", "anonymous") if options.get(name)]
-    if len(given) > 1:
-        raise ConfigError(f"storage_options has {' and '.join(given)}; give one of them", source=where)
-    if options.get("anonymous"):
-        return None
-    if options.get("credentials") is not None:
-        if not hasattr(options["credentials"], "apply"):
-            raise ConfigError("storage_options['credentials'] must be of google.auth", source=where)
-        return options["credentials"]
-    try:
-        if options.get("credentials_file"):
-            return _from_file(auth, options["credentials_file"], request, where)
-        if os.environ.get(_EMULATOR):
-            return None
-        return auth.default(scopes=[_SCOPE], request=request)[0]
-    except Exception as error:
-        raise _translated(error, where, "Google's token service") from None
-
-
-def _from_file(auth: Any, given: Any, request: Any, where: str) -> Any:
-    """The credentials of a file that storage_options name."""
-    option = "storage_options['credentials_file']"
-    if not isinstance(given, (str, os.PathLike)):
-        raise ConfigError(f"{option} must be a path, not {type(given).__name__}", source=where)
-    path = os.path.expanduser(os.fspath(given))
-    exceptions = failures.sdk("google.auth.exceptions", "gcs", "gs")
-    try:
-        with open(path, "rb"):
-            pass
-        with warnings.catch_warnings():
-            # It warns of files of unknown origin; this one was named by whoever loads.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return auth.load_credentials_from_file(path, scopes=[_SCOPE], request=request)[0]
-    except FileNotFoundError:
-        raise ConfigError(f"{option} names a file that is not there: {path}; check the path", source=where) from None
-    except OSError as error:
-        raise ConfigError(
-            f"{option} names a file that cannot be read: {path}: {error.strerror}", source=where
-        ) from None
-    except (exceptions.DefaultCredentialsError, ValueError):
-        # The exception may repeat what is in the file.
-        raise ConfigError(
-            f"{option} names a file that has no credentials of Google: {path}; give the JSON file of a service "
-            "account, of a workload identity or of `gcloud auth application-default login`",
-            source=where,
-        ) from None
-
-
-def _translated(error: Exception, source: str, endpoint: str) -> WeightstreamError:
-    if isinstance(error, WeightstreamError):
-        return error
-    exceptions = failures.sdk("google.auth.exceptions", "gcs", "gs")
-    requests = failures.sdk("requests", "gcs", "gs")
-    if isinstance(error, exceptions.DefaultCredentialsError):
-        return AuthError(
-            "there are no usable Google credentials; run `gcloud auth application-default login`, set "
-            "GOOGLE_APPLICATION_CREDENTIALS to a credentials file that is there, or for a public bucket give "
-            "storage_options={'anonymous': True}",
-            source=source,
-        )
-    if isinstance(error, exceptions.TransportError):
-        return failures.unreachable(error, source=source, endpoint="Google's token service")
-    if isinstance(error, exceptions.RefreshError):
-        return AuthError(
-            "Google refused to renew the credentials; run `gcloud auth application-default login` again, or check the "
-            "service account",
-            source=source,
-        )
-    if isinstance(error, exceptions.GoogleAuthError):
-        return AuthError(f"the Google credentials cannot be used ({type(error).__name__})", source=source)
-    if isinstance(error, requests.RequestException):
-        return failures.unreachable(error, source=source, endpoint=endpoint)
-    if isinstance(error, OSError):
-        return TimeoutError(f"cannot reach {endpoint}: {type(error).__name__}", source=source)
-    return ServerError(f"cannot use {endpoint}: {type(error).__name__}", source=source)
+def _endpoint(options: Mapping[str, Any], where: str) -> str:
+    given = options.get("endpoint_url")
+    if given:
+        return check_endpoint(given, "storage_options['endpoint_url']", where)
+    endpoint = str(os.environ.get(gcs_credentials.EMULATOR) or _ENDPOINT).rstrip("/")
+    return endpoint if "://" in endpoint else f"http://{endpoint}"  # an emulator's, as Google's tools take it

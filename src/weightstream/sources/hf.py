@@ -26,7 +26,7 @@ from .description import Description
 from .index import INDEX_SUFFIX
 from .keys import check_location_key
 from .names import SUFFIX
-from .remote import Access, LocalSource, RemoteSource, Source, Transport, guard_credentials
+from .remote import Access, LocalSource, RemoteSource, Source, Transport, check_endpoint, guard_credentials
 from .store import Entry, Store
 
 OPTIONS = frozenset({"token", "endpoint", "cache_dir"})
@@ -74,7 +74,7 @@ def connect(root: str, options: Mapping[str, Any]) -> Store:
     kind, _, rest = root.partition("/")
     repo, _, revision = rest.partition("@")
     where = _where(root)
-    endpoint = _endpoint(options, constants)
+    endpoint = _endpoint(options, constants, where)
     transport = Transport.of(options)
     api = hub.HfApi(
         endpoint=endpoint, token=options.get("token"), library_name="weightstream", library_version=__version__
@@ -106,7 +106,7 @@ def describe(root: str, key: str, options: Mapping[str, Any]) -> Description:
         variable = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
         return f"{variable} in the environment" if variable else "the token of `hf auth login`"
 
-    endpoint = None if constants.HF_HUB_OFFLINE else _endpoint(options, constants)
+    endpoint = None if constants.HF_HUB_OFFLINE else _endpoint(options, constants, _where(root))
     return Description.of(_where(root), key, endpoint, Transport.of(options), credentials)
 
 
@@ -272,6 +272,9 @@ def _refused(error: Any, status: int, source: str, endpoint: str, errors: Any) -
         kind, what, hint = NotFoundError, "there is no such revision of the repository", "check what stands after '@'"
     elif isinstance(error, errors.EntryNotFoundError):
         kind, what, hint = NotFoundError, "there is no such file in the repository", "check its path"
+    elif "/" not in source.removeprefix("hf://") and status in (401, 404):
+        # Only some models of old have no organization before their name.
+        kind, what, hint = NotFoundError, f"{endpoint} has no such model", f"{_FORM}: is the model's name missing?"
     elif isinstance(error, errors.RepositoryNotFoundError):
         kind, what = NotFoundError, f"{endpoint} has no such repository, or it is private"
         hint = "check its name, and log in with `hf auth login` or set HF_TOKEN"
@@ -299,8 +302,9 @@ def _where(root: str) -> str:
     return f"hf://{'' if kind == 'model' else kind + 's/'}{rest.rstrip('@')}"
 
 
-def _endpoint(options: Mapping[str, Any], constants: Any) -> str:
-    return str(options.get("endpoint") or constants.ENDPOINT).rstrip("/")
+def _endpoint(options: Mapping[str, Any], constants: Any, where: str) -> str:
+    given = options.get("endpoint")
+    return check_endpoint(given or constants.ENDPOINT, "storage_options['endpoint']" if given else "HF_ENDPOINT", where)
 
 
 def _origin(url: str) -> tuple[str, str]:

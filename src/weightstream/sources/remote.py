@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -218,6 +219,21 @@ def guard_credentials(url: str, transport: Transport, what: str) -> None:
             source=printable(url),
         )
     note_plain(url, f"{what} travels")
+
+
+def check_endpoint(given: Any, said: str, source: str) -> str:
+    """The endpoint that `said` gives, without a slash at its end.
+
+    Raises:
+        ConfigError: it does not say whether it is http or https; naming `said`.
+
+    """
+    endpoint = str(given).rstrip("/")
+    if not re.match("https?://.", endpoint, re.IGNORECASE):
+        # It may hold a user and a password, or a signature.
+        shown = "" if re.search("[@?]", endpoint) else f", not {endpoint!r}"
+        raise ConfigError(f"{said} must begin with https:// or http://{shown}; write it in front", source=source)
+    return endpoint
 
 
 def note_plain(url: str, what: str) -> None:

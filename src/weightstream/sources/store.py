@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -115,7 +116,8 @@ def resolve(store: Store, key: str) -> Found:
     below = {entry.key[len(folder) :]: entry for entry in store.entries(folder, recursive=False)}
     below = {name: entry for name, entry in below.items() if name and not name.endswith("/")}
     if not below:
-        return Found([store.source(_only(store, key))])
+        with _neither(store, key):
+            return Found([store.source(_only(store, key))])
     choice = names.choose(below, store.name(folder))
     if choice.index:
         return _index(store, below[choice.index], {entry.key: entry for entry in below.values()})
@@ -143,7 +145,8 @@ def list_files(store: Store, key: str) -> list[File]:
         base = _folder(key)
         entries = [entry for entry in store.entries(base, recursive=True) if not _is_marker(entry, base)]
         if not entries:
-            base, entries = key[: key.rfind("/") + 1], [_only(store, key)]
+            with _neither(store, key):
+                base, entries = key[: key.rfind("/") + 1], [_only(store, key)]
     # Stores with real folders list them as empty objects.
     folders = {entry.key[:end] for entry in entries for end in _slashes(entry.key)}
     entries = [entry for entry in entries if entry.size != 0 or entry.key not in folders]
@@ -175,6 +178,17 @@ def _only(store: Store, key: str) -> Entry:
     if not key or key.endswith("/"):
         raise NotFoundError("there is nothing with this prefix", source=store.name(key))
     return store.find(key)
+
+
+@contextmanager
+def _neither(store: Store, key: str) -> Iterator[None]:
+    """Says of a key that was taken for a folder first that there is none either."""
+    try:
+        yield
+    except NotFoundError as error:
+        if key and not key.endswith("/"):
+            error.message += f"; no file lies directly in a folder {store.name(key)}/ either"
+        raise
 
 
 def _matches(store: Store, pattern: str) -> list[Entry]:
