@@ -196,13 +196,23 @@ SECRETS = (KEY, "sig=", "d3Jvbmc")
         ("az://models/llm/x*", {}, ws.NotFoundError, "no file matches"),
         ("az://models/llm/", {"account_key": "d3Jvbmc="}, ws.AuthError, "the account key or SAS is wrong"),
         ("az://models/llm/", {"account_key": "not base64"}, ws.ConfigError, "account key is malformed"),
-        ("az://models/llm/", {"account_key": None, "anonymous": True}, ws.AuthError, "is not public.*leave out anonymous"),
+        (
+            "az://models/llm/",
+            {"account_key": None, "anonymous": True},
+            ws.AuthError,
+            "is not public.*leave out anonymous",
+        ),
         ("az://models/llm/", {"account_key": None, "sas_token": "expired"}, ws.AuthError, "has expired"),
         ("az://models/llm/", {"account_key": None, "sas_token": "read only"}, ws.AuthError, "may read and list"),
         ("az://models/llm/", {"anonymous": True}, ws.ConfigError, "account_key and anonymous; give one"),
         ("az://models/llm/", {"account_key": None, "credential": "k"}, ws.ConfigError, "object of azure-identity"),
         ("az://models/llm/", {"account_key": None, "connection_string": "sig=x"}, ws.ConfigError, "is malformed"),
-        ("az://models/llm/", {"account_url": "x.blob.test"}, ws.ConfigError, r"\['account_url'\] must begin with https"),
+        (
+            "az://models/llm/",
+            {"account_url": "x.blob.test"},
+            ws.ConfigError,
+            r"\['account_url'\] must begin with https",
+        ),
         ("az://models/llm/", {"key": KEY}, ws.ConfigError, "unknown storage_options for az://: key"),
         ("az://Models/llm/", {}, ws.ConfigError, "az://container/blob"),
         ("az://models@a b/llm/", {}, ws.ConfigError, "az://container/blob"),
@@ -269,9 +279,11 @@ def test_a_private_container_that_is_taken_for_public(
 ) -> None:
     headers = {"x-ms-error-code": code, "Content-Type": "application/xml"}
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>"
-    with ScriptedServer(lambda request: plain(status, body, headers)) as server:
-        with pytest.raises(error, match=message) as caught:
-            resolve("az://models/llm/", {"account_url": f"{server.origin}/weights", "anonymous": True})
+    with (
+        ScriptedServer(lambda request: plain(status, body, headers)) as server,
+        pytest.raises(error, match=message) as caught,
+    ):
+        resolve("az://models/llm/", {"account_url": f"{server.origin}/weights", "anonymous": True})
     assert "account key" not in str(caught.value)
 
 

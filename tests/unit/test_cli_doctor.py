@@ -19,6 +19,7 @@ from commands import invoke, run
 from weightstream import _doctor
 from weightstream._doctor import machine, network, speed, steps, storage
 from weightstream._doctor.steps import Clock, Step
+from weightstream.sources import failures
 
 MACHINE = ["software", "cpu", "memory", "limits", "io_uring", "huge pages", "accelerator"]
 LOCAL = ["location", "listing", "direct io", "header", "read", "throughput", "reader"]
@@ -114,6 +115,18 @@ def test_a_location_that_cannot_be_understood(location: str, says: str) -> None:
     assert found["location"]["status"] == "fail"
     assert says in found["location"]["summary"]
     assert list(found)[-1] == "location"
+
+
+def test_the_advice_is_about_the_error() -> None:
+    with pytest.raises(ws.ConfigError) as caught:
+        failures.sdk("no_such_module", "gcs", "gs")
+    advice = steps.failed("listing", caught.value).advice
+    assert advice is not None
+    assert advice.startswith("install it for the Python that runs weightstream")
+    refused = ws.AuthError("cannot list", status=403, service_code="AuthenticationFailed")
+    assert "copy it again" in str(steps.failed("listing", refused).advice)
+    other = ws.AuthError("cannot list", status=403, service_code="AccessDenied")
+    assert steps.failed("listing", other).advice == "check as whom this runs, and what that identity may read"
 
 
 def test_a_setting_that_is_wrong_is_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,14 @@ def test_load_falls_back_to_the_environment(model: Path) -> None:
     assert set(json.loads(result.stdout)["readers"]) == {"pread"}
 
 
+def test_load_names_the_option_where_torch_is_missing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "weightstream.frameworks.torch", raising=False)
+    result = invoke("load", model)
+    assert result.exit_code == 2
+    assert "which is not installed; --framework numpy works without it" in result.stderr
+
+
 def test_load_shows_no_progress_without_a_terminal(model: Path) -> None:
     result = run("load", model, "--framework", "numpy")
     assert (result.returncode, result.stderr) == (0, "")

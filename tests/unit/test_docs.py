@@ -4,10 +4,12 @@ import dataclasses
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import weightstream as ws
+from checkpoints import blocks, write_file
 from weightstream._config import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +80,22 @@ def test_every_setting_and_its_environment_variable_are_in_the_reference() -> No
     rows = set(re.findall(r"^\| `(\w+)` \| `(WEIGHTSTREAM_\w+)` \|", reference, re.MULTILINE))
     settings = [field.name for field in dataclasses.fields(Settings)]
     assert rows == {(name, PREFIX + name.upper()) for name in settings}
+
+
+@pytest.mark.parametrize("guide", ["s3", "gcs", "azure", "http", "hub"])
+def test_the_first_lines_of_a_guide_run_as_they_stand(
+    guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a local file instead of the location, and without torch."""
+    tensors = blocks(2, 1000)
+    path = write_file(tmp_path / "m.safetensors", tensors)
+    monkeypatch.setenv("WEIGHTSTREAM_FRAMEWORK", "numpy")
+    code = (ROOT / "docs" / "guides" / f"{guide}.md").read_text().partition("```python\n")[2].partition("```")[0]
+    code, count = re.subn(r'ws\.stream\("\w+://[^"]+"\)', f"ws.stream({str(path)!r})", code)
+    assert count == 1
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert set(found["state"]) == set(tensors)
 
 
 def test_no_number_of_gigabytes_per_second_outside_the_benchmarks() -> None:
