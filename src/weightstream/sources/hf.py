@@ -272,7 +272,9 @@ def _refused(error: Any, status: int, source: str, endpoint: str, errors: Any) -
         kind, what, hint = NotFoundError, "there is no such revision of the repository", "check what stands after '@'"
     elif isinstance(error, errors.EntryNotFoundError):
         kind, what, hint = NotFoundError, "there is no such file in the repository", "check its path"
-    elif "/" not in source.removeprefix("hf://") and status in (401, 404):
+    elif "/" not in source.removeprefix("hf://") and (
+        status == 404 or isinstance(error, errors.RepositoryNotFoundError)
+    ):
         # Only some models of old have no organization before their name.
         kind, what, hint = NotFoundError, f"{endpoint} has no such model", f"{_FORM}: is the model's name missing?"
     elif isinstance(error, errors.RepositoryNotFoundError):
