@@ -61,6 +61,7 @@ Status HttpAttempt::begin(HttpConnectionPool& pool) {
 }
 
 void HttpAttempt::release(HttpConnectionPool& pool) {
+  connected_ = CURLE_AGAIN;
   if (connection_ && framing_.reusable() && !excess_) pool.give_back(std::move(connection_));
   connection_.reset();
 }
@@ -72,8 +73,8 @@ std::optional<Verdict> HttpAttempt::advance(std::span<std::byte> scratch) {
     if (auto end = send()) return end;
     if (sending()) return std::nullopt;
   }
-  const auto before = received_;
-  while (received_ - before < kMostAtOnce) {
+  const auto before = moved_;
+  while (moved_ - before < kMostAtOnce) {
     auto end = receive(scratch);
     if (end || !ready_) return end;
   }
@@ -103,11 +104,13 @@ std::optional<Verdict> HttpAttempt::receive(std::span<std::byte> scratch) {
   ready_ = code == CURLE_OK && count > 0 && (count == room.size() || connection_->layered());
   if (code == CURLE_AGAIN) return std::nullopt;
   if (code != CURLE_OK) return failed(code);
+  moved_ += count;
   if (count == 0) {
     framing_.connection_ended();
     return framing_.part() == HttpFraming::Part::kEnd ? ended() : failed(CURLE_PARTIAL_FILE);
   }
   if (!straight) return take(room.first(count));
+  if (!first_byte_) first_byte_ = Clock::now();
   framing_.took(count);
   landed(count);
   if (framing_.part() == HttpFraming::Part::kEnd) return ended();
@@ -129,7 +132,7 @@ std::optional<Verdict> HttpAttempt::take(std::span<const std::byte> bytes) {
                              ? framing_.defect()
                              : origin_of(target_.url) + " does not answer in HTTP/1.1: " + framing_.defect());
       }
-      if (!first_byte_ && framing_.part() != HttpFraming::Part::kHead) {
+      if (!verdict_ && framing_.part() != HttpFraming::Part::kHead) {
         if (auto end = take_head()) return end;
       }
     }
@@ -141,7 +144,6 @@ std::optional<Verdict> HttpAttempt::take(std::span<const std::byte> bytes) {
 }
 
 std::optional<Verdict> HttpAttempt::take_head() {
-  first_byte_ = Clock::now();
   verdict_ = judge_head(framing_.head(), asked_);
   body_ = verdict_->body;
   // A response that is not kept may be of any size: only errors are worth reading, and those only so far.
@@ -150,6 +152,7 @@ std::optional<Verdict> HttpAttempt::take_head() {
 }
 
 std::optional<Verdict> HttpAttempt::take_body(std::span<const std::byte> bytes) {
+  if (!first_byte_) first_byte_ = Clock::now();
   if (!in_place()) {
     const auto room = kMostErrorBodyBytes - error_body_.size();
     error_body_.append(reinterpret_cast<const char*>(bytes.data()), std::min(bytes.size(), room));
@@ -185,11 +188,16 @@ Verdict HttpAttempt::failed(CURLcode code) {
   if (in_place() && received_ == body_.size()) return std::move(*verdict_);  // whatever came after it
   // A server may end a connection between requests; that of the next one crosses it on its way.
   stale_ = connected_ == CURLE_OK && connection_->used() && !framing_.begun();
+  if (const int status = connection_->proxy_status(); connected_ != CURLE_OK && status >= 300) {
+    return judge_proxy(status, asked_);
+  }
   auto verdict =
       judge_transport(code, connection_->detail(), head(), asked_, body_.empty() ? asked_.range : body_, received_);
   if (code == CURLE_COULDNT_CONNECT) verdict.error.system_errno = connection_->system_errno();
   return verdict;
 }
+
+Verdict HttpAttempt::given_up(Verdict late) { return verdict_ && !in_place() ? ended() : std::move(late); }
 
 Verdict HttpAttempt::violation(std::string message) const {
   return {Outcome::kFail,
@@ -206,7 +214,8 @@ void HttpAttempt::tune_wakeups() {
   const auto left = body_.size() - received_;
   int bytes = 1;
   if (left > kMostWakeBytes + kTlsSlackBytes) {
-    const auto elapsed = std::max<Clock::duration>(Clock::now() - *first_byte_, std::chrono::microseconds(1));
+    // Over that time at least: what came along with the head says nothing of the connection.
+    const auto elapsed = std::max<Clock::duration>(Clock::now() - *first_byte_, kMostWakeTime);
     const auto per_wake = static_cast<double>(received_) * (kMostWakeTime / std::chrono::duration<double>(elapsed));
     for (bytes = kMostWakeBytes; bytes > 1 && bytes > per_wake; bytes /= 2) {
     }

@@ -42,6 +42,8 @@ class HttpAttempt {
   // begin() again, on a new one.
   [[nodiscard]] bool met_a_stale_connection() const { return stale_; }
 
+  // What it means that a time limit ends it: `late`, unless the answer is here and only the rest of its words is not.
+  [[nodiscard]] Verdict given_up(Verdict late);
   // Lets go of the connection; it is kept for others if it is fit for them.
   void release(HttpConnectionPool& pool);
 
@@ -92,6 +94,7 @@ class HttpAttempt {
   std::string error_body_;
   ByteRange body_;  // the bytes that the response announced
   std::uint64_t received_ = 0;
+  std::uint64_t moved_ = 0;  // bytes that came, whatever they were
   Clock::time_point begun_;
   std::optional<Clock::time_point> first_byte_;
   std::uint64_t mark_ = 0;  // received_ when there last was progress, and when that was

@@ -10,7 +10,6 @@
 namespace weightstream {
 namespace {
 
-// Longer than this, firewalls and servers begin to forget a connection, some without a word.
 constexpr auto kLongestRest = std::chrono::seconds(60);
 
 // Whether this libcurl has the system's certificates in one file.
@@ -46,7 +45,10 @@ HttpConnection::HttpConnection(CURLM* multi, const std::string& url, const HttpO
       layered_(!origin_.starts_with("http:")) {}
 
 HttpConnection::~HttpConnection() {
-  if (added_) curl_multi_remove_handle(multi_, easy_);  // which closes the connection
+  // Removing the handle closes the connection, but before libcurl 7.86 only when the multi handle goes: the server is
+  // to stop sending at once.
+  if (socket_ != CURL_SOCKET_BAD) ::shutdown(socket_, SHUT_RDWR);
+  if (added_) curl_multi_remove_handle(multi_, easy_);
   curl_easy_cleanup(easy_);
 }
 
@@ -101,10 +103,14 @@ CURLcode HttpConnection::connected(CURLcode code) {
   if (curl_easy_getinfo(easy_, CURLINFO_ACTIVESOCKET, &socket_) != CURLE_OK || socket_ == CURL_SOCKET_BAD) {
     return CURLE_COULDNT_CONNECT;
   }
-  long tunnel = 0;  // the answer of a proxy, which may itself speak TLS
-  curl_easy_getinfo(easy_, CURLINFO_HTTP_CONNECTCODE, &tunnel);
-  layered_ = layered_ || tunnel != 0;
+  layered_ = layered_ || proxy_status() != 0;  // to a proxy, perhaps
   return CURLE_OK;
+}
+
+int HttpConnection::proxy_status() const {
+  long status = 0;
+  curl_easy_getinfo(easy_, CURLINFO_HTTP_CONNECTCODE, &status);
+  return static_cast<int>(status);
 }
 
 int HttpConnection::system_errno() const {
@@ -149,8 +155,9 @@ bool HttpConnection::serves(const std::string& origin, const HttpOptions& option
   return origin == origin_ && options.verify == verify_ && options.ca_bundle == ca_bundle_;
 }
 
-bool HttpConnection::usable(Clock::time_point now) {
-  if (now - resting_since_ > kLongestRest) return false;
+bool HttpConnection::rested_too_long(Clock::time_point now) const { return now - resting_since_ > kLongestRest; }
+
+bool HttpConnection::usable() {
   std::byte unasked{};
   std::size_t received = 0;
   return receive({&unasked, 1}, received) == CURLE_AGAIN;

@@ -35,6 +35,8 @@ class HttpConnection {
   [[nodiscard]] curl_socket_t socket() const { return socket_; }
   // Whether TLS is between, which holds bytes back that the socket does not tell of.
   [[nodiscard]] bool layered() const { return layered_; }
+  // What a proxy answered to the request for a tunnel; 0 without a proxy.
+  [[nodiscard]] int proxy_status() const;
   // libcurl's words for the last failure.
   [[nodiscard]] const char* detail() const { return detail_; }
   [[nodiscard]] int system_errno() const;
@@ -49,11 +51,12 @@ class HttpConnection {
   // Wakes whoever waits for the socket only when so many bytes are there.
   void wake_at(int bytes);
 
-  // Between requests.
+  // Between requests. Resting for long, a connection is forgotten by firewalls and servers, some without a word.
   void rest();
   [[nodiscard]] bool serves(const std::string& origin, const HttpOptions& options) const;
-  // Whether it can be used again: open, silent (nobody says anything unasked), and not resting for long.
-  [[nodiscard]] bool usable(Clock::time_point now);
+  [[nodiscard]] bool rested_too_long(Clock::time_point now) const;
+  // Whether it can be used again: open, and silent (nobody says anything unasked).
+  [[nodiscard]] bool usable();
 
  private:
   HttpConnection(CURLM* multi, const std::string& url, const HttpOptions& options);

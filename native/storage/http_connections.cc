@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace weightstream {
@@ -21,7 +22,7 @@ std::unique_ptr<HttpConnectionPool> HttpConnectionPool::make() {
   if (!set_up_libcurl()) return nullptr;
   auto* multi = curl_multi_init();
   if (multi == nullptr) return nullptr;
-  // libcurl counts those that are in use here as idle, and must not close them.
+  // libcurl counts connections as idle until they send for the first time: it must have room for all.
   curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, 16 * kMostResting);
   return std::unique_ptr<HttpConnectionPool>(new HttpConnectionPool(multi));
 }
@@ -33,20 +34,28 @@ HttpConnectionPool::~HttpConnectionPool() {
 
 std::unique_ptr<HttpConnection> HttpConnectionPool::take(const std::string& url, const HttpOptions& options) {
   const auto origin = origin_of(url);
-  const auto now = HttpConnection::Clock::now();
+  drop_old();
   for (std::size_t i = resting_.size(); i-- > 0;) {
     if (!resting_[i]->serves(origin, options)) continue;
     auto connection = std::move(resting_[i]);
     resting_.erase(resting_.begin() + static_cast<std::ptrdiff_t>(i));
-    if (connection->usable(now)) return connection;
+    if (connection->usable()) return connection;
   }
   return nullptr;
 }
 
 void HttpConnectionPool::give_back(std::unique_ptr<HttpConnection> connection) {
   connection->rest();
+  drop_old();
   if (resting_.size() >= kMostResting) resting_.erase(resting_.begin());
   resting_.push_back(std::move(connection));
+}
+
+void HttpConnectionPool::drop_old() {
+  const auto now = HttpConnection::Clock::now();
+  const auto first_young = std::find_if(resting_.begin(), resting_.end(),
+                                        [&](const auto& connection) { return !connection->rested_too_long(now); });
+  resting_.erase(resting_.begin(), first_young);
 }
 
 HttpConnections::HttpConnections() : process_(::getpid()) {}

@@ -29,6 +29,7 @@ class HttpConnectionPool {
 
  private:
   explicit HttpConnectionPool(CURLM* multi) : multi_(multi) {}
+  void drop_old();
 
   CURLM* const multi_;
   std::vector<std::unique_ptr<HttpConnection>> resting_;  // the last one rested last

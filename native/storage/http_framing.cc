@@ -48,7 +48,10 @@ std::size_t HttpFraming::frame(std::string_view bytes) {
 }
 
 void HttpFraming::take_line(std::string_view line) {
-  if (line.find('\0') != std::string_view::npos) return broken("a zero byte in the head of the answer");
+  // A line's end within a line would end it for others; other control characters are for who shows them to replace.
+  if (line.find('\0') != std::string_view::npos || line.find('\r') != std::string_view::npos) {
+    return broken("a control character in the head of the answer");
+  }
   switch (next_) {
     case Line::kStatus:
       return take_status(line);

@@ -29,6 +29,15 @@ bool has_control(const std::string& text) {
   return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 32 || c == 127; });
 }
 
+// RFC 9110, section 8.8.3. Anything else is not sent to anybody: it could end the header that it stands in.
+bool is_entity_tag(std::string_view text) {
+  return text.size() >= 2 && text.front() == '"' && text.back() == '"' &&
+         std::all_of(text.begin() + 1, text.end() - 1, [](char c) {
+           const auto byte = static_cast<unsigned char>(c);
+           return byte > 32 && byte != '"' && byte != 127;
+         });
+}
+
 bool has_credentials(const HttpAccess& access) {
   return !access.headers.empty() || !Url(access.url).part(CURLUPART_USER).empty();
 }
@@ -203,7 +212,7 @@ Status HttpObject::check_version(const HttpHead& head, std::optional<std::uint64
 
 std::string HttpObject::if_match() const {
   const std::lock_guard lock(mutex_);
-  return etag_.starts_with('"') ? etag_ : std::string();  // a weak one never matches (RFC 9110, section 13.1.1)
+  return is_entity_tag(etag_) ? etag_ : std::string();  // a weak one never matches (RFC 9110, section 13.1.1)
 }
 
 std::string HttpObject::version() const {

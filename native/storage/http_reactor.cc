@@ -71,12 +71,15 @@ void HttpReactor::wake() {
   [[maybe_unused]] const auto written = ::write(event_.get(), &one, sizeof one);  // full means it is awake already
 }
 
+void HttpReactor::ask_to_stop() {
+  if (!thread_.joinable()) return;
+  stopping_.store(true, std::memory_order_release);
+  wake();
+}
+
 void HttpReactor::stop() {
-  if (thread_.joinable()) {
-    stopping_.store(true, std::memory_order_release);
-    wake();
-    thread_.join();
-  }
+  ask_to_stop();
+  if (thread_.joinable()) thread_.join();
   if (!pool_) return;
   curl_multi_setopt(pool_->multi(), CURLMOPT_SOCKETFUNCTION, nullptr);
   curl_multi_setopt(pool_->multi(), CURLMOPT_TIMERFUNCTION, nullptr);
@@ -167,7 +170,13 @@ void HttpReactor::pull_reads(Clock::time_point now) {
     // After an empty pull the feed wakes us when there is more.
     if (!woken_.load(std::memory_order_acquire)) return;
     woken_.store(false, std::memory_order_release);
-    const auto request = feed_->pull();
+    std::optional<ReadRequest> request;
+    try {
+      request = feed_->pull();
+    } catch (...) {
+      woken_.store(true, std::memory_order_release);  // there may be more, and nobody wakes us for it
+      throw;
+    }
     if (!request) {
       // Somebody may have woken us between the empty pull and here: then the flag is set again.
       state_.starved.store(true, std::memory_order_relaxed);
@@ -233,11 +242,17 @@ void HttpReactor::restart(Running& running, HttpAttempt& attempt) {
 // Moves what goes without waiting, and says what to wait for. The attempt, and its read, may be gone after it.
 void HttpReactor::advance(HttpAttempt& attempt, Clock::time_point now) {
   auto verdict = attempt.advance(scratch_);
-  if (!verdict) return listen_to(attempt);
+  Status listens = Ok{};
+  if (!verdict) {
+    listens = listen_to(attempt);
+    if (listens) return;
+  }
   const auto* read = static_cast<HttpRead*>(attempt.owner());
   const auto running =
       std::find_if(reads_.begin(), reads_.end(), [&](const Running& one) { return one.read.get() == read; });
-  if (attempt.met_a_stale_connection()) {
+  if (!listens) {
+    running->read->give_up(std::move(listens).error());
+  } else if (attempt.met_a_stale_connection()) {
     restart(*running, attempt);
   } else {
     end(*running, attempt, std::move(*verdict), now);
@@ -257,14 +272,17 @@ void HttpReactor::advance_ready(Clock::time_point now) {
   }
 }
 
-void HttpReactor::listen_to(HttpAttempt& attempt) {
+Status HttpReactor::listen_to(HttpAttempt& attempt) {
   const int socket = attempt.connection()->socket();
   const std::uint32_t events = attempt.sending() ? EPOLLIN | EPOLLOUT : EPOLLIN;
-  const auto [known, is_new] = sockets_.try_emplace(socket, Listening{&attempt, 0});
-  if (known->second.events == events) return;
-  known->second.events = events;
+  auto& listening = sockets_.try_emplace(socket, Listening{&attempt, 0}).first->second;
+  if (listening.events == events) return Ok{};
+  const bool known = listening.events != 0;
+  listening.events = events;
   epoll_event event{.events = events, .data = {.fd = socket}};
-  ::epoll_ctl(epoll_.get(), is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, socket, &event);
+  if (::epoll_ctl(epoll_.get(), known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, socket, &event) == 0) return Ok{};
+  if (!known && errno == EEXIST && ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, socket, &event) == 0) return Ok{};
+  return system_error("epoll_ctl", errno);
 }
 
 void HttpReactor::release(HttpAttempt& attempt) {
@@ -340,18 +358,22 @@ void HttpReactor::wait(Clock::time_point until) {
     if ((event.events & (EPOLLERR | EPOLLHUP)) != 0) what |= CURL_CSELECT_ERR;
     int running = 0;
     curl_multi_socket_action(pool_->multi(), event.data.fd, what, &running);
+    // At once: until it sends, libcurl takes a connection for an idle one, and may clear it away.
+    collect(Clock::now());
   }
 }
 
-void HttpReactor::abandon() {
+void HttpReactor::abandon() noexcept {
   const bool closing = stopping_.load(std::memory_order_acquire);
   while (!reads_.empty()) {
     auto& read = *reads_.front().read;
-    if (!read.result()) {
-      read.give_up(closing ? Error{.code = ErrorCode::kClosed,
-                                   .message = "the stream was closed while this range was being read"}
-                           : Error{.code = ErrorCode::kStorage, .message = "out of memory", .system_errno = ENOMEM});
+    try {
+      if (closing && !read.result()) {
+        read.give_up({.code = ErrorCode::kClosed, .message = "the stream was closed while this range was being read"});
+      }
+    } catch (const std::bad_alloc&) {  // said below
     }
+    if (!read.result()) read.give_up_without_memory();
     finish(reads_.begin(), Clock::now());
   }
 }

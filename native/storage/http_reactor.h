@@ -58,6 +58,8 @@ class HttpReactor {
 
   Status start(ReadFeed& feed);
   void wake();
+  // Tells the thread to end, without waiting for it.
+  void ask_to_stop();
   // Reports what is running as closed and joins the thread.
   void stop();
 
@@ -73,7 +75,7 @@ class HttpReactor {
   };
 
   struct Listening {
-    HttpAttempt* attempt;
+    HttpAttempt* attempt;  // release() forgets it
     std::uint32_t events;  // those that epoll was told of
   };
 
@@ -91,13 +93,13 @@ class HttpReactor {
   void advance(HttpAttempt& attempt, Clock::time_point now);
   void advance_ready(Clock::time_point now);
   void collect(Clock::time_point now);
-  void listen_to(HttpAttempt& attempt);
+  [[nodiscard]] Status listen_to(HttpAttempt& attempt);
   void release(HttpAttempt& attempt);
   void end(Running& running, HttpAttempt& attempt, Verdict verdict, Clock::time_point now);
   void drop(std::unique_ptr<HttpAttempt>& attempt);
   void finish(std::list<Running>::iterator running, Clock::time_point now);
   void wait(Clock::time_point until);
-  void abandon();
+  void abandon() noexcept;
 
   HttpReaderState& state_;
   const std::uint32_t index_;

@@ -1,6 +1,8 @@
 #include "storage/http_read.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdint>
 #include <random>
 #include <utility>
 
@@ -13,8 +15,10 @@ constexpr auto kLookAgain = std::chrono::milliseconds(20);
 constexpr double kRenewAhead = 60;      // seconds before the end of the access at which new access is asked for
 constexpr double kUnusable = 5;         // seconds before it at which no request is begun with it any more
 constexpr double kLongestRenewal = 60;  // seconds
-// What is renewed and still ends soon, lives no longer (or a clock is wrong): it is used, not asked for again and again.
+// What is renewed and still ends soon, lives no longer (or a clock is wrong): it is used, not asked for again and
+// again.
 constexpr double kBetweenRenewals = 10;  // seconds
+constexpr double kAtLeast = 1;           // seconds, where it has ended
 // Where attempts are watched for time limits, at least this often.
 constexpr auto kWatchEvery = std::chrono::milliseconds(250);
 
@@ -28,7 +32,9 @@ double seconds_between(HttpRead::Clock::time_point begin, HttpRead::Clock::time_
 
 // Waits of many readers must not end at the same moment.
 double jittered(double seconds) {
-  thread_local std::minstd_rand random(std::random_device{}());
+  thread_local const int here = 0;
+  thread_local std::minstd_rand random(static_cast<std::uint32_t>(HttpRead::Clock::now().time_since_epoch().count() ^
+                                                                  reinterpret_cast<std::intptr_t>(&here)));
   return seconds * std::uniform_real_distribution<double>(0.5, 1.0)(random);
 }
 
@@ -43,6 +49,14 @@ std::uint64_t HttpRead::end() const {
 }
 
 void HttpRead::give_up(Error error) { fail(std::move(error)); }
+
+void HttpRead::give_up_without_memory() noexcept {
+  Error error;  // its message fits into the string itself
+  error.code = ErrorCode::kStorage;
+  error.message = "out of memory";
+  error.system_errno = ENOMEM;
+  result_.emplace(std::move(error));
+}
 
 void HttpRead::fail(Error error) {
   if (error.source.empty()) error.source = object().name();
@@ -74,8 +88,9 @@ bool HttpRead::wants_attempt(Clock::time_point now) {
   }
   if (!renewing_) {
     const auto target = object().target();
-    if (object().expires_within(kRenewAhead) && !object().renewed_within(kBetweenRenewals) &&
-        object().ask_renewal(target.generation) && object().expires_within(kUnusable)) {
+    const bool unusable = object().expires_within(kUnusable);
+    if (object().expires_within(kRenewAhead) && !object().renewed_within(unusable ? kAtLeast : kBetweenRenewals) &&
+        object().ask_renewal(target.generation) && unusable) {
       renewing_ = target.generation;
       renewing_since_ = now;
       refused_ = false;
@@ -133,17 +148,17 @@ std::optional<Verdict> HttpRead::check(HttpAttempt& attempt, Clock::time_point n
   if (seconds_between(begun_, now) > policy.deadline) {
     Verdict late = verdict("the deadline for one read passed");
     late.outcome = Outcome::kFail;
-    return late;
+    return attempt.given_up(std::move(late));
   }
   if (!attempt.first_byte()) {
     if (seconds_between(attempt.begun(), now) < policy.first_byte_seconds + policy.connect_timeout) {
       return std::nullopt;
     }
-    return verdict("the server did not answer in time");
+    return attempt.given_up(verdict("the server did not answer in time"));
   }
   if (attempt.seconds_without(policy.stall_bytes, now) > policy.stall_seconds) {
-    return verdict("the connection stalled: less than " + std::to_string(policy.stall_bytes) + " bytes in " +
-                   std::to_string(static_cast<int>(policy.stall_seconds)) + " s");
+    return attempt.given_up(verdict("the connection stalled: less than " + std::to_string(policy.stall_bytes) +
+                                    " bytes in " + std::to_string(static_cast<int>(policy.stall_seconds)) + " s"));
   }
   return std::nullopt;
 }

@@ -48,6 +48,8 @@ class HttpRead {
   [[nodiscard]] std::optional<Result<ReadEffort>>& result() { return result_; }
   // Ends it from outside: closed, or out of memory.
   void give_up(Error error);
+  // The same when there is not even memory to say more.
+  void give_up_without_memory() noexcept;
 
  private:
   [[nodiscard]] std::uint64_t end() const;

@@ -46,6 +46,7 @@ class HttpReader final : public Reader {
   }
 
   void stop() override {
+    for (auto& reactor : reactors_) reactor.ask_to_stop();
     for (auto& reactor : reactors_) reactor.stop();
     if (host_ != nullptr && state_.ramp.best() >= kWorthRemembering) host_->remember(state_.ramp.best());
   }

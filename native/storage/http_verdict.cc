@@ -179,6 +179,22 @@ Verdict judge_error(const HttpHead& head, const HttpAsked& asked, std::string_vi
   return judge_status(head, asked, head.service_code.empty() ? service_code_of(body) : head.service_code);
 }
 
+Verdict judge_proxy(int status, const HttpAsked& asked) {
+  HttpHead head;
+  head.status = status;
+  const std::string refusal = "the proxy makes no tunnel to " + origin_of(asked.object->target().url) + " (status " +
+                              std::to_string(status) + ")";
+  if (status == 407) {
+    return {Outcome::kFail,
+            error_of(asked, head, ErrorCode::kAuth,
+                     refusal + ": it wants credentials, as http://user:password@host:port in the proxy's variable")};
+  }
+  const bool passes = status == 408 || status == 429 || status >= 500;
+  return {passes ? Outcome::kConnect : Outcome::kFail,
+          error_of(asked, head, ErrorCode::kServer,
+                   refusal + (passes ? "" : ": let it allow CONNECT to that port, or name the host in no_proxy"))};
+}
+
 Verdict judge_transport(CURLcode code, const std::string& detail, const HttpHead& head, const HttpAsked& asked,
                         ByteRange body, std::uint64_t got) {
   const std::string host = origin_of(asked.object->target().url);

@@ -40,6 +40,8 @@ struct Verdict {
 [[nodiscard]] Verdict judge_head(const HttpHead& head, const HttpAsked& asked);
 // Judges an error response again when its body, which may name the service's code, is there.
 [[nodiscard]] Verdict judge_error(const HttpHead& head, const HttpAsked& asked, std::string_view body);
+// Judges the answer of a proxy that was asked for a tunnel and made none.
+[[nodiscard]] Verdict judge_proxy(int status, const HttpAsked& asked);
 // Judges a transfer that libcurl ended with `code`. `detail` is libcurl's message, `got` the bytes of `body` that came.
 [[nodiscard]] Verdict judge_transport(CURLcode code, const std::string& detail, const HttpHead& head,
                                       const HttpAsked& asked, ByteRange body, std::uint64_t got);

@@ -81,6 +81,19 @@ TEST_F(HttpRetry, AnErrorWhoseBodyBreaksOffIsStillThatError) {
   EXPECT_EQ(expect_error(*listed(), ErrorCode::kNotFound, "no such object").attempts, 1U);
 }
 
+TEST_F(HttpRetry, AnErrorWhoseBodyStallsIsStillThatError) {
+  auto policy = quick();
+  policy.stall_seconds = 0.1;
+  policy.first_byte_seconds = policy.connect_timeout = 0.1;
+  for (const std::size_t came : {0, 10}) {
+    SCOPED_TRACE(came);
+    server_->forget();
+    server_->script([&](const HttpRequest&) { return reply(404, {}, std::string(1000, 'x')).cut(came, End::kHang); });
+    EXPECT_EQ(expect_error(*listed(policy), ErrorCode::kNotFound, "no such object").attempts, 1U);
+    EXPECT_EQ(server_->requests().size(), 1U);
+  }
+}
+
 TEST_F(HttpRetry, AServerIsLeftAloneAsLongAsItAsks) {
   server_->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
     if (request.number == 0) return reply(429, {"Retry-After: 1"});
@@ -305,8 +318,8 @@ TEST_F(HttpRenewing, NewAccessThatSeemsToHaveEndedIsTried) {
 }
 
 TEST_F(HttpRenewing, AccessThatStaysShortIsNotAskedForAgainAndAgain) {
-  renew_by([&](const HttpObject& asking) { asking.renew(access("new", 3)); });
-  expect_right(*object(access("old", 3), quick(), kSize, "\"1\""), 16 << 10);
+  renew_by([&](const HttpObject& asking) { asking.renew(access("new", 30)); });
+  expect_right(*object(access("old", 30), quick(), kSize, "\"1\""), 16 << 10);
   EXPECT_EQ(renewed_, 1);
 }
 

@@ -139,11 +139,13 @@ TEST(HttpFraming, WhetherTheConnectionStays) {
 }
 
 TEST(HttpFraming, WhatIsNoAnswer) {
-  for (const std::string_view bytes : {"SSH-2.0-OpenSSH\r\n", "\x16\x03\x01", "<html>", "\r\n", "HTTP/2 200\r\n", "http/1.1 200"}) {
+  for (const std::string_view bytes :
+       {"SSH-2.0-OpenSSH\r\n", "\x16\x03\x01", "<html>", "\r\n", "HTTP/2 200\r\n", "http/1.1 200"}) {
     expect_broken(bytes, "does not begin");
   }
-  for (const std::string_view bytes : {"HTTP/1.1\r\n", "HTTP/1.1 20\r\n", "HTTP/1.1 2000\r\n", "HTTP/1.1 OK\r\n",
-                                       "HTTP/1.1 012\r\n", "HTTP/1.x 200\r\n", "HTTP/1.1  200\r\n", "HTTP/1.11 200\r\n"}) {
+  for (const std::string_view bytes :
+       {"HTTP/1.1\r\n", "HTTP/1.1 20\r\n", "HTTP/1.1 2000\r\n", "HTTP/1.1 OK\r\n", "HTTP/1.1 012\r\n",
+        "HTTP/1.x 200\r\n", "HTTP/1.1  200\r\n", "HTTP/1.11 200\r\n"}) {
     expect_broken(bytes, "no status line");
   }
   expect_broken("HTTP/1.1 101 Switching Protocols\r\n\r\n", "changed the protocol");
@@ -154,7 +156,8 @@ TEST(HttpFraming, LinesThatAreNoHeaders) {
   for (const std::string_view line : {"no colon", ": no name", " Content-Length: 5", "\tfolded", "HTTP/1.1 200 a:b"}) {
     expect_broken(status + std::string(line) + "\r\n\r\n", "no header");
   }
-  expect_broken(status + std::string("X: a\0b\r\n", 8), "zero byte");
+  expect_broken(status + std::string("X: a\0b\r\n", 8), "control character");
+  expect_broken(status + "ETag: \"1\rX-Evil: yes\"\r\n", "control character");
 }
 
 TEST(HttpFraming, LengthsThatAreUnclear) {
@@ -185,8 +188,8 @@ TEST(HttpFraming, HeadsAreBounded) {
     return all;
   };
   expect_whole(status + many(line, 60) + "Content-Length: 0\r\n\r\n", "");
-  for (const std::string& bytes : {status + many(line, 70), status + std::string(70 << 10, 'x'),
-                                   many("HTTP/1.1 100 Continue\r\n\r\n", 4000)}) {
+  for (const std::string& bytes :
+       {status + many(line, 70), status + std::string(70 << 10, 'x'), many("HTTP/1.1 100 Continue\r\n\r\n", 4000)}) {
     EXPECT_EQ(read(bytes, 4096).part, Part::kBroken);
     EXPECT_NE(read(bytes, 4096).defect.find("64 KiB"), std::string::npos);
   }

@@ -314,6 +314,18 @@ TEST_F(HttpRenewal, AccessEndsWhenItSays) {
   EXPECT_TRUE(expires(now - 1)->expires_within(0));
 }
 
+// From a listing as from an answer: what would end its header, or is no entity tag at all, is not sent.
+TEST_F(HttpRenewal, OnlyEntityTagsAreSent) {
+  const auto sent = [&](const std::string& etag) {
+    return (*make({.url = "https://host/a", .headers = {}, .expires_at = {}}, {}, 10, etag))->if_match();
+  };
+  EXPECT_EQ(sent("\"abc-1\""), "\"abc-1\"");
+  for (const std::string etag : {"", "abc", "W/\"abc\"", "\"", "\"a\"b\"", "\"1\"\r\nX-Evil: yes", "\"1\r\nX: y\"",
+                                 "\"1\rX: y\"", "\"a b\"", "\"a\x7f\""}) {
+    EXPECT_EQ(sent(etag), "") << etag;
+  }
+}
+
 TEST_F(HttpRenewal, WhetherItWasRenewedJustNow) {
   const auto object = *make({.url = "https://host/a", .headers = {}, .expires_at = {}});
   EXPECT_FALSE(object->renewed_within(3600));

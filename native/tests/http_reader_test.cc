@@ -196,8 +196,8 @@ TEST_F(HttpReaderTest, OneHeaderLineThatDoesNotEnd) {
   EXPECT_EQ(expect_error(*listed(), ErrorCode::kProtocol, "").attempts, 1U);
 }
 
-// A server that goes on after the end of its answer is not heard: the connection is given up, before the next request or
-// with it.
+// A server that goes on after the end of its answer is not heard: the connection is given up, before the next request
+// or with it.
 TEST_F(HttpReaderTest, BytesAfterAnAnswerAreNotTakenForTheObject) {
   server_->script([&](const HttpRequest& request) {
     auto reply = server_->right_answer(request);

@@ -35,7 +35,8 @@ TEST(HttpRequest, IsAGetOfARange) {
 TEST(HttpRequest, WithoutHeadersOrAVersion) {
   const std::string url = "https://host";
   const std::string none;
-  const auto text = http_request({.url = url, .range = {0, 1}, .if_match = none, .headers = nullptr, .user_agent = none});
+  const auto text =
+      http_request({.url = url, .range = {0, 1}, .if_match = none, .headers = nullptr, .user_agent = none});
   EXPECT_TRUE(text.starts_with("GET / HTTP/1.1\r\n")) << text;
   expect_line(text, "Range: bytes=0-0");
   EXPECT_EQ(text.find("If-Match"), std::string::npos);

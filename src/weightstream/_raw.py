@@ -22,7 +22,7 @@ def raw_stream(
     memory_limit: int = 0,
     concurrency: int = 0,
 ) -> Iterator[RawStream]:
-    """A stream of `ranges`: (source, begin, end) in bytes. In the end it is closed, and what the core said is logged."""
+    """A stream of `ranges`: (source, begin, end) in bytes. It is closed at the end, and what it said is logged."""
     core: Any = import_module("weightstream._core")
     stream: RawStream = core.RawStream.start(
         opened, ranges, memory_limit=memory_limit, concurrency=concurrency, called=time.monotonic()

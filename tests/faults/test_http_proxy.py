@@ -30,9 +30,7 @@ def load(server: ScriptedServer, model: Model, **settings: object) -> None:
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "all_proxy", "ALL_PROXY"])
-def test_plain_http_goes_through_a_tunnel(
-    remote_model: Model, variable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plain_http_goes_through_a_tunnel(remote_model: Model, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedServer(remote_model.data) as server, Proxy() as proxy:
         monkeypatch.setenv(variable, proxy.url())
         load(server, remote_model)
@@ -42,9 +40,7 @@ def test_plain_http_goes_through_a_tunnel(
         assert "canary" not in "".join(proxy.requests)
 
 
-def test_tls_goes_through_a_tunnel(
-    remote_model: Model, authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tls_goes_through_a_tunnel(remote_model: Model, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedServer(remote_model.data, tls=authority.context()) as server, Proxy() as proxy:
         monkeypatch.setenv("https_proxy", proxy.url())
         load(server, remote_model, verify=str(authority.bundle))
@@ -66,9 +62,23 @@ def test_a_proxy_that_wants_credentials(remote_model: Model, monkeypatch: pytest
         load(server, remote_model)
         assert set(proxy.tunnels) == {server.origin.partition("//")[2]}
         monkeypatch.setenv("http_proxy", proxy.url("user:wrong-canary@"))
-        with pytest.raises(ws.WeightstreamError, match="407") as caught:
-            ws.load(server.url(), storage_options=options())
+        asked = len(proxy.requests)
+        with pytest.raises(ws.AuthError, match=r"makes no tunnel to .* \(status 407\): it wants credentials") as caught:
+            ws.load(server.url(), framework="numpy", storage_options=options())
+        assert caught.value.attempts == 1
+        assert len(proxy.requests) == asked + 1
         assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (405, 1), (502, 2)])
+def test_a_proxy_that_refuses(remote_model: Model, status: int, attempts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(remote_model.data) as server, Proxy(refuses=status) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url())
+        with pytest.raises(ws.ServerError, match=rf"the proxy makes no tunnel to .* \(status {status}\)") as caught:
+            ws.load(server.url(), framework="numpy", storage_options=options())
+        assert caught.value.attempts == attempts
+        assert len(proxy.requests) == attempts
+        assert server.connections == 0
 
 
 def test_a_proxy_that_is_not_there(remote_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +86,6 @@ def test_a_proxy_that_is_not_there(remote_model: Model, monkeypatch: pytest.Monk
         with Proxy() as proxy:
             monkeypatch.setenv("http_proxy", proxy.url())
         with pytest.raises(ws.ServerError, match="no connection") as caught:
-            ws.load(server.url(), storage_options=options())
+            ws.load(server.url(), framework="numpy", storage_options=options())
         assert caught.value.attempts == 2  # connect_attempts
         assert server.connections == 0

@@ -20,9 +20,12 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 class Wrong:
     """An answer that is made from the right range."""
 
-    def __init__(self, name: str, make: Callable[[int, int, int], list[Action]], first: int = 1) -> None:
+    def __init__(
+        self, name: str, make: Callable[[int, int, int], list[Action]], first: int = 1, *, begins: bool = True
+    ) -> None:
         self.name = name
         self.first = first  # the first request that can tell that it is wrong
+        self.begins = begins  # as an answer does; if not, it may be a word that follows the answer before
         self._make = make
 
     def __repr__(self) -> str:
@@ -67,8 +70,8 @@ WRONG = [
     Wrong("much more than was asked for, in chunks", lambda b, e, n: [Longer(bytes(100_000)), Chunked(50_000)]),
     Wrong("two lengths", lambda b, e, n: [Head(also=(("Content-Length", "7"),))]),
     Wrong("a length that is no number", lambda b, e, n: [Head({"Content-Length": "many"})]),
-    Wrong("nonsense", lambda b, e, n: [Raw(b"\0\1\2 nonsense\r\n\r\n"), Fin()]),
-    Wrong("a mail server", lambda b, e, n: [Raw(b"220 mail.example.org ESMTP\r\n"), Fin()]),
+    Wrong("nonsense", lambda b, e, n: [Raw(b"\0\1\2 nonsense\r\n\r\n"), Fin()], begins=False),
+    Wrong("a mail server", lambda b, e, n: [Raw(b"220 mail.example.org ESMTP\r\n"), Fin()], begins=False),
     Wrong("a header line of 1 MB", lambda b, e, n: [Head({"X-Padding": "x" * 1_000_000})]),
     Wrong("10,000 header lines", lambda b, e, n: [Head(also=tuple((f"X-{i}", "x" * 100) for i in range(10_000)))]),
     Wrong(
@@ -82,9 +85,12 @@ WRONG = [
 def test_another_answer_than_what_was_asked_for(remote_model: Model, wrong: Wrong) -> None:
     with ScriptedServer(remote_model.data) as server:
         for k in range(wrong.first, 4):
-            server.at(k, wrong)
+            # On a connection that was used before, it is asked for once more on one that was not.
+            again = 0 if wrong.begins or k == 1 else 1
+            server.at(range(k, k + again + 1), wrong)
             failure = check_fails(server, remote_model, ws.ProtocolError, settings={"concurrency": 1})
-            assert len(failure.requests) == k  # not tried again
+            assert len(failure.requests) == k + again  # not tried again
+            assert failure.error.attempts == 1
             assert len(str(failure.error)) < 1000
 
 

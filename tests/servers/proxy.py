@@ -15,9 +15,10 @@ _PATIENCE = 30
 
 @dataclass
 class Proxy:
-    """Serves on loopback within a `with`. `credentials` are "user:password" that it asks for."""
+    """Serves on loopback within a `with`. `credentials` are "user:password"; `refuses` is a status for all."""
 
     credentials: str | None = None
+    refuses: int | None = None
     tunnels: list[str] = field(default_factory=list)  # host:port, one for each connection that asked
     requests: list[str] = field(default_factory=list)  # heads as they came
 
@@ -66,8 +67,9 @@ class Proxy:
                 if f"proxy-authorization: basic {wanted}".lower() not in head.decode("latin-1").lower():
                     client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
                     return
-            if method != "CONNECT":
-                client.sendall(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
+            refuses = self.refuses or (405 if method != "CONNECT" else None)
+            if refuses is not None:
+                client.sendall(f"HTTP/1.1 {refuses} As Scripted\r\nContent-Length: 0\r\n\r\n".encode())
                 return
             self.tunnels.append(target)
             host, _, port = target.rpartition(":")
