@@ -79,7 +79,7 @@ class CopyStream {
       : accelerator_(std::move(accelerator)), foreign_(std::move(foreign)), handle_(handle) {}
 
   const std::shared_ptr<Accelerator> accelerator_;
-  std::mutex mutex_;     // between a record and its wait, foreign_ is one caller's
+  std::mutex mutex_;  // between a record and its wait, foreign_ is one caller's
   DeviceEvent foreign_;  // marks a place on a foreign stream
   void* handle_;
 };

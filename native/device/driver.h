@@ -93,7 +93,7 @@ class Driver {
 
   [[nodiscard]] bool usable_here() const;
   [[nodiscard]] const char* vendor_name() const;  // "CUDA", "HIP"
-  [[nodiscard]] const char* visible_by() const;   // the variable that says which devices a process sees
+  [[nodiscard]] const char* visible_by() const;  // the variable that says which devices a process sees
 
  protected:
   explicit Driver(Vendor vendor) : vendor_(vendor) {}
