@@ -27,6 +27,9 @@ std::unique_ptr<HttpConnectionPool> HttpConnectionPool::make() {
   return std::unique_ptr<HttpConnectionPool>(new HttpConnectionPool(multi));
 }
 
+// With room for all that may rest: to give a connection back must not fail, as it is part of giving up.
+HttpConnectionPool::HttpConnectionPool(CURLM* multi) : multi_(multi) { resting_.reserve(kMostResting); }
+
 HttpConnectionPool::~HttpConnectionPool() {
   resting_.clear();
   curl_multi_cleanup(multi_);

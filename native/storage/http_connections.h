@@ -28,7 +28,7 @@ class HttpConnectionPool {
   void give_back(std::unique_ptr<HttpConnection> connection);
 
  private:
-  explicit HttpConnectionPool(CURLM* multi) : multi_(multi) {}
+  explicit HttpConnectionPool(CURLM* multi);
   void drop_old();
 
   CURLM* const multi_;
