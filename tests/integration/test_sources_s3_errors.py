@@ -11,6 +11,7 @@ from s3_settings import PATHS, options
 
 import weightstream as ws
 from servers.messages import plain
+from servers.nginx import NginxServer
 from servers.programs import free_ports
 from servers.s3 import OWNER, READER, REGION, STRANGER, S3Server
 from servers.scripted import ScriptedServer
@@ -30,7 +31,7 @@ SECRETS = (OWNER.secret_key, READER.secret_key, STRANGER.secret_key, "Signature=
         ("s3://models/llm/x*", {}, ws.NotFoundError, "no file matches"),
         ("s3://gone/llm/", {"keys": OWNER}, ws.NotFoundError, "no bucket 'gone' at http://127"),
         ("s3://gone/a.safetensors", {"keys": OWNER}, ws.NotFoundError, "no bucket 'gone' at http://127"),
-        ("s3://private/a/", {}, ws.AuthError, "needs s3:ListBucket"),
+        ("s3://private/a/", {}, ws.AuthError, r"needs s3:ListBucket \(HTTP status 403"),
         ("s3://private/a.safetensors", {}, ws.AuthError, "needs s3:GetObject"),
         ("s3://models/llm/", {"keys": STRANGER}, ws.AuthError, "does not know the access key"),
         ("s3://models/llm/", {"aws_secret_access_key": "wrong-secret"}, ws.AuthError, "secret access key is not"),
@@ -62,6 +63,7 @@ def test_what_is_wrong_is_said(
     assert not [secret for secret in SECRETS if secret in str(caught.value) + repr(caught.value)]
     # An SDK's own exception, which may repeat what was sent, is not shown with it.
     assert caught.value.__context__ is None or caught.value.__suppress_context__
+    assert "does not look like" not in str(caught.value)
     if error is ws.AuthError:
         assert caught.value.status == 403
         assert caught.value.request_id
@@ -144,3 +146,29 @@ def test_what_the_service_answers(
             resolve("s3://models/llm/", {**keys, "endpoint_url": server.origin, "config": PATHS})
         assert time.monotonic() - since < 30
         assert "canarySecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("location", "error", "message"),
+    [
+        ("s3://gone/llm/", ws.NotFoundError, "cannot list the bucket: bucket 'gone' at http://127"),
+        ("s3://gone/llm*", ws.NotFoundError, "cannot list the bucket: bucket 'gone' at http://127"),
+        ("s3://gone/a.safetensors", ws.NotFoundError, "there is no bucket 'gone' at http://127"),
+        ("s3://here/a.safetensors", ws.NotFoundError, "there is no such object in bucket 'here'.*check the key"),
+        ("s3://here/closed/x.safetensors", ws.AuthError, "cannot read the object"),
+        ("s3://folder/llm/", ws.ProtocolError, "cannot list the bucket: http://127.* redirects without a region"),
+    ],
+)
+def test_an_endpoint_that_is_another_web_server(
+    nginx: NginxServer, location: str, error: type[ws.WeightstreamError], message: str
+) -> None:
+    """Its 404 is not about the key, and its 403 not about permissions, or not only."""
+    (nginx.root / "here").write_bytes(b"")  # HEAD of the bucket finds it
+    (nginx.root / "folder").mkdir(exist_ok=True)  # and is redirected to one with a slash
+    settings = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK", "region_name": REGION, "config": PATHS}
+    endpoint = nginx.http + ("/private" if "closed" in location else "")
+    with pytest.raises(error, match=message) as caught:
+        resolve(location, {**settings, "endpoint_url": endpoint})
+    assert "the answer does not look like one of S3: check the endpoint" in str(caught.value)
+    assert "AWS_ENDPOINT_URL" in str(caught.value)
+    assert "wrong region" not in str(caught.value)

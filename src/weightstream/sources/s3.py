@@ -49,6 +49,8 @@ _METHODS = {
 }
 _AMAZON = re.compile(r"\.amazonaws\.com(\.cn)?$")
 _LIFETIME = 3600  # seconds for which a URL is signed
+_CHECK_ENDPOINT = "check the endpoint (endpoint_url of storage_options, AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL)"
+_NOT_S3 = f"the answer does not look like one of S3: {_CHECK_ENDPOINT} too, and whether a proxy stands in between"
 # Two tries with these stay below 30 seconds.
 _DEFAULTS = {
     "connect_timeout": 5,
@@ -196,7 +198,7 @@ class S3Store(Store):
 
     def _contents(self, page: Mapping[str, Any], prefix: str) -> Iterable[Entry]:
         if "Name" not in page and "KeyCount" not in page:
-            message = f"{self._endpoint()} answered something else than S3 would; check the endpoint"
+            message = f"{self._endpoint()} answered something else than S3 would; {_CHECK_ENDPOINT}"
             raise ProtocolError(message, source=self.name(prefix))
         return [Entry(found["Key"], found.get("Size"), found.get("ETag")) for found in page.get("Contents", ())]
 
@@ -242,14 +244,16 @@ class S3Store(Store):
         try:
             self._client.head_bucket(Bucket=self._bucket)
         except Exception as why:
+            response = getattr(why, "response", {})
             other = self._translated(why, key, "find the bucket")
             if isinstance(other, NotFoundError):
                 return failures.answered(
                     404,
                     f"there is no bucket {self._bucket!r} at {self._endpoint()}",
                     source=self.name(key),
-                    hint="check its name and the endpoint",
+                    request_id=other.request_id,
                     kind=NotFoundError,
+                    hint="check its name and the endpoint" if _is_of_s3(response) else f"check its name; {_NOT_S3}",
                 )
         return error
 
@@ -281,6 +285,8 @@ class S3Store(Store):
         transport = (exceptions.HTTPClientError, exceptions.ConnectionError)
         if isinstance(error, transport):
             return failures.unreachable(error, source=source, endpoint=self._endpoint())
+        if isinstance(error, RecursionError):  # botocore asks who redirects where the bucket is, and is redirected
+            return ProtocolError(f"cannot {doing}: {self._endpoint()} redirects without a region; {_NOT_S3}", source=source)
         if isinstance(error, (exceptions.BotoCoreError, ValueError)):
             return ConfigError(f"cannot {doing}: {_text(error)}", source=source)
         return ServerError(f"cannot {doing} at {self._endpoint()}: {type(error).__name__}", source=source)
@@ -294,7 +300,10 @@ class S3Store(Store):
         kind: type[WeightstreamError] | None = None
         at = f"bucket {self._bucket!r} at {self._endpoint()}, region {self._client.meta.region_name}"
         what, hint = f"cannot {doing}: {at}", None
-        if code == "NoSuchBucket":
+        of_s3 = _is_of_s3(response)
+        if not of_s3 and (300 <= status < 400 or (status == 404 and "list" in doing)):
+            pass  # neither says anything about regions and keys then
+        elif code == "NoSuchBucket":
             kind, what, hint = NotFoundError, f"there is no {at}", "check its name and the endpoint"
         elif status == 404 or code == "NoSuchKey":
             kind, what, hint = NotFoundError, f"there is no such object in {at}", "check the key"
@@ -311,11 +320,13 @@ class S3Store(Store):
         elif code == "RequestTimeTooSkewed":
             kind, hint = AuthError, "the clock of this machine is wrong"
         elif status in (401, 403):
-            kind = AuthError
-            action = "s3:ListBucket" if "list" in doing else "s3:GetObject"
-            hint = f"this identity needs {action}; without s3:ListBucket a missing key looks like this too"
+            kind, hint = AuthError, "this identity needs s3:ListBucket"
+            if "list" not in doing:
+                hint = "this identity needs s3:GetObject; without s3:ListBucket a missing key looks like this too"
         elif code in ("SlowDown", "RequestLimitExceeded", "TooManyRequests", "Throttling", "ThrottlingException"):
             kind = ThrottledError
+        if not of_s3 and status < 500 and kind is not ThrottledError:
+            hint = f"{hint}; {_NOT_S3}" if hint else _NOT_S3
         return failures.answered(
             status,
             what,
@@ -325,6 +336,14 @@ class S3Store(Store):
             kind=kind,
             hint=hint,
         )
+
+
+def _is_of_s3(response: Mapping[str, Any]) -> bool:
+    """Whether a refusal has anything of S3: a code, a request id or a header. Those of HEAD have no code."""
+    error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
+    if error.get("Code") not in (None, "", str(meta.get("HTTPStatusCode"))):
+        return True
+    return bool(meta.get("RequestId")) or any(name.lower().startswith("x-amz") for name in meta.get("HTTPHeaders", {}))
 
 
 def _text(error: Exception) -> str:
