@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 from urllib.error import HTTPError
@@ -16,6 +17,8 @@ from servers.messages import plain
 from servers.s3 import OWNER, READER, REGION, S3Server
 from servers.scripted import ScriptedServer
 from weightstream.sources import resolve
+from weightstream.sources.s3 import connect
+from weightstream.sources.store import Entry
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -170,3 +173,20 @@ def test_how_buckets_are_addressed(config: dict[str, Any], settings: dict[str, A
         # Nothing but the host is signed, so that nothing but the URL has to be sent.
         assert query["X-Amz-SignedHeaders"] == ["host"]
         assert query["X-Amz-Security-Token"] == ["ST"]
+
+
+def test_signed_urls_over_plain_http_are_told_when_there_are_some(caplog: pytest.LogCaptureFixture) -> None:
+    """Not before: a host that is not there gets none."""
+    endpoint = "http://store-of-nobody.invalid:9000"
+    settings = {"region_name": REGION, "endpoint_url": endpoint, "config": PATHS}
+    keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK"}
+    with caplog.at_level(logging.WARNING, "weightstream"):
+        with pytest.raises(ws.ServerError, match="its name cannot be resolved"):
+            resolve("s3://models/llm/", {**settings, **keys})
+        with connect("models", {**settings, "anonymous": True}) as store:
+            store.source(Entry("a.safetensors"))
+        assert caplog.messages == []
+        with connect("models", {**settings, **keys}) as store:
+            store.source(Entry("a.safetensors"))
+            store.source(Entry("b.safetensors"))
+        assert caplog.messages == [f"{endpoint}: signed URLs travel unencrypted"]

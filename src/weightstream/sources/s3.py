@@ -103,7 +103,6 @@ def connect(root: str, options: Mapping[str, Any]) -> S3Store:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"boto3 does not take these settings: {_text(error)}", source=where) from None
-    note_plain(client.meta.endpoint_url, "signed URLs travel")
     return S3Store(root, session, client, lambda region: client_of(config, region_name=region), transport, options)
 
 
@@ -214,6 +213,8 @@ class S3Store(Store):
             )
         except Exception as error:
             raise self._translated(error, key, "sign a URL") from None
+        if not self._anonymous:
+            note_plain(self._endpoint(), "signed URLs travel")
         headers = {"x-amz-request-payer": "requester"} if self._payer else {}
         return Access(url, headers, None if self._anonymous else signed_at + lifetime)
 
