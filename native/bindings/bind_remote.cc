@@ -83,6 +83,8 @@ HttpOptions to_options(const nb::dict& given) {
       number(policy.stall_bytes);
     } else if (name == "first_byte_seconds") {
       number(policy.first_byte_seconds);
+    } else if (name == "first_answer_seconds") {
+      number(policy.first_answer_seconds);
     } else if (name == "deadline") {
       number(policy.deadline);
     } else if (name == "hedge_seconds") {

@@ -144,6 +144,7 @@ std::optional<Verdict> HttpAttempt::take(std::span<const std::byte> bytes) {
 }
 
 std::optional<Verdict> HttpAttempt::take_head() {
+  target_.host->heard();
   verdict_ = judge_head(framing_.head(), asked_);
   body_ = verdict_->body;
   // A response that is not kept may be of any size: only errors are worth reading, and those only so far.

@@ -82,19 +82,19 @@ std::shared_ptr<const HttpObject> Renewals::next(std::chrono::milliseconds patie
 Result<std::shared_ptr<HttpObject>> HttpObject::make(std::string name, HttpAccess access,
                                                      std::optional<std::uint64_t> size, std::string etag,
                                                      HttpOptions options, std::shared_ptr<Renewals> renewals,
-                                                     HttpHosts& hosts) {
+                                                     const HttpHosts& hosts) {
   if (auto fit = check_access(access, options); !fit) return std::move(fit).error().at(name);
-  auto host = hosts.at(origin_of(access.url));
   return std::shared_ptr<HttpObject>(new HttpObject(std::move(name), std::move(access), size, std::move(etag),
-                                                    std::move(options), std::move(renewals), std::move(host)));
+                                                    std::move(options), std::move(renewals), hosts));
 }
 
 HttpObject::HttpObject(std::string name, HttpAccess access, std::optional<std::uint64_t> size, std::string etag,
-                       HttpOptions options, std::shared_ptr<Renewals> renewals, std::shared_ptr<HttpHost> host)
+                       HttpOptions options, std::shared_ptr<Renewals> renewals, const HttpHosts& hosts)
     : name_(std::move(name)),
       options_(std::move(options)),
       renewals_(std::move(renewals)),
-      host_(std::move(host)),
+      hosts_(hosts),
+      host_(hosts.at(origin_of(access.url))),
       access_(std::make_shared<const HttpAccess>(std::move(access))),
       size_(size),
       etag_(std::move(etag)) {}
@@ -111,18 +111,22 @@ bool HttpObject::size_known() const {
 
 HttpObject::Target HttpObject::target() const {
   const std::lock_guard lock(mutex_);
-  Target target{.url = access_->url, .access = access_, .generation = generation_};
+  Target target{.url = access_->url, .access = access_, .host = host_, .generation = generation_};
   if (!redirect_.empty()) {
     target.with_headers = origin_of(redirect_) == origin_of(access_->url);
     target.url = redirect_;
+    target.host = redirect_host_;
     target.redirected = true;
   }
   return target;
 }
 
 void HttpObject::redirected(const Target& from, std::string url) const {
+  auto host = hosts_.at(origin_of(url));
   const std::lock_guard lock(mutex_);
-  if (from.generation == generation_) redirect_ = std::move(url);
+  if (from.generation != generation_) return;
+  redirect_ = std::move(url);
+  redirect_host_ = std::move(host);
 }
 
 void HttpObject::forget_redirect(const Target& from) const {

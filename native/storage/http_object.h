@@ -60,7 +60,7 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
   static Result<std::shared_ptr<HttpObject>> make(std::string name, HttpAccess access,
                                                   std::optional<std::uint64_t> size, std::string etag,
                                                   HttpOptions options, std::shared_ptr<Renewals> renewals,
-                                                  HttpHosts& hosts);
+                                                  const HttpHosts& hosts);
 
   [[nodiscard]] const std::string& name() const override { return name_; }
   // Zero until it is known.
@@ -76,6 +76,7 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
   struct Target {
     std::string url;
     std::shared_ptr<const HttpAccess> access;
+    std::shared_ptr<HttpHost> host;  // of `url`, which a redirect may have changed
     std::uint32_t generation = 0;
     bool with_headers = true;  // the access's headers belong to this origin
     bool redirected = false;
@@ -110,12 +111,13 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
 
  private:
   HttpObject(std::string name, HttpAccess access, std::optional<std::uint64_t> size, std::string etag,
-             HttpOptions options, std::shared_ptr<Renewals> renewals, std::shared_ptr<HttpHost> host);
+             HttpOptions options, std::shared_ptr<Renewals> renewals, const HttpHosts& hosts);
   [[nodiscard]] Error changed(const char* what, const std::string& before, const std::string& now) const;
 
   const std::string name_;
   const HttpOptions options_;
   const std::shared_ptr<Renewals> renewals_;  // null: access cannot be renewed
+  const HttpHosts hosts_;
   const std::shared_ptr<HttpHost> host_;
 
   mutable std::atomic<bool> used_ = false;
@@ -126,6 +128,7 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
   mutable std::optional<HttpHost::Clock::time_point> renewed_at_;
   mutable std::string renewal_failure_;
   mutable std::string redirect_;
+  mutable std::shared_ptr<HttpHost> redirect_host_;
   mutable std::optional<std::uint64_t> size_;
   mutable bool pinned_ = false;
   mutable std::string etag_;

@@ -15,6 +15,7 @@ struct HttpPolicy {
   double stall_seconds = 10;       // an attempt that brings less than stall_bytes in this time is given up
   std::uint64_t stall_bytes = 64 << 10;
   double first_byte_seconds = 30;  // the longest wait for the head of a response
+  double first_answer_seconds = 25;  // the longest a read waits for a host that has not answered this process yet
   double deadline = 600;           // seconds for one read, attempts and waits together
   double hedge_seconds = 2;        // a read that takes longer, and is an outlier, is asked for twice; 0: never
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <cstdio>
 #include <random>
 #include <utility>
 
@@ -48,6 +49,21 @@ std::uint64_t HttpRead::end() const {
   return object().size_known() ? std::min(end, object().size()) : end;
 }
 
+// When it has waited long enough for a host that nobody knows to be there. What once answered is worth more patience.
+HttpRead::Clock::time_point HttpRead::end_of_silence() const {
+  if (!asking_ || asking_->answered()) return Clock::time_point::max();
+  return asking_since_ + to_duration(object().options().policy.first_answer_seconds);
+}
+
+Error HttpRead::silence() const {
+  char seconds[32];
+  std::snprintf(seconds, sizeof seconds, "%g", object().options().policy.first_answer_seconds);
+  return {.code = ErrorCode::kTimeout,
+          .message = "nothing came from " + asking_->origin() + " in " + seconds +
+                     " s: check the endpoint, the network and its firewalls" +
+                     (refusal_.message.empty() ? std::string() : "; last: " + refusal_.message)};
+}
+
 void HttpRead::give_up(Error error) { fail(std::move(error)); }
 
 void HttpRead::give_up_without_memory() noexcept {
@@ -75,7 +91,8 @@ bool HttpRead::wants_attempt(Clock::time_point now) {
     return false;
   }
   const auto deadline = begun_ + to_duration(object().options().policy.deadline);
-  due_ = std::min(due_, deadline);
+  const auto silent_until = end_of_silence();
+  due_ = std::min({due_, deadline, silent_until});
   if (now < due_) return false;
   if (now >= deadline) {
     fail({.code = ErrorCode::kTimeout,
@@ -84,6 +101,10 @@ bool HttpRead::wants_attempt(Clock::time_point now) {
           .http_status = refusal_.http_status,
           .service_code = refusal_.service_code,
           .request_id = refusal_.request_id});
+    return false;
+  }
+  if (now >= silent_until) {
+    fail(silence());
     return false;
   }
   if (!renewing_) {
@@ -125,8 +146,15 @@ std::unique_ptr<HttpAttempt> HttpRead::make_attempt(std::uint64_t& arrived) {
   ++attempts_;
   const HttpAsked asked{&object(), {at_, end()}, !object().size_known()};
   const bool fresh = std::exchange(fresh_, false);
-  due_ = Clock::now() + kWatchEvery;
-  return std::make_unique<HttpAttempt>(this, asked, object().target(), request_.into + (at_ - request_.offset), fresh,
+  const auto now = Clock::now();
+  auto target = object().target();
+  if (target.host != asking_) {
+    asking_ = target.host;
+    asking_since_ = now;
+    refusal_ = {};
+  }
+  due_ = now + kWatchEvery;
+  return std::make_unique<HttpAttempt>(this, asked, std::move(target), request_.into + (at_ - request_.offset), fresh,
                                        arrived);
 }
 
@@ -150,6 +178,7 @@ std::optional<Verdict> HttpRead::check(HttpAttempt& attempt, Clock::time_point n
     late.outcome = Outcome::kFail;
     return attempt.given_up(std::move(late));
   }
+  if (now >= end_of_silence()) return Verdict{Outcome::kFail, silence()};
   if (!attempt.first_byte()) {
     if (seconds_between(attempt.begun(), now) < policy.first_byte_seconds + policy.connect_timeout) {
       return std::nullopt;

@@ -53,6 +53,8 @@ class HttpRead {
 
  private:
   [[nodiscard]] std::uint64_t end() const;
+  [[nodiscard]] Clock::time_point end_of_silence() const;
+  [[nodiscard]] Error silence() const;
   [[nodiscard]] double backoff() const;
   void credit(const HttpAttempt& attempt);
   void follow(const HttpAttempt& attempt);
@@ -61,6 +63,8 @@ class HttpRead {
 
   const ReadRequest request_;
   const Clock::time_point begun_;
+  std::shared_ptr<HttpHost> asking_;  // whom the latest attempt asks, and since when this read has been asking it
+  Clock::time_point asking_since_;
   std::uint64_t at_;        // the first offset that is not in place yet
   Clock::time_point due_;   // when to look again
   std::uint32_t attempts_ = 0;

@@ -133,7 +133,7 @@ TEST_F(HttpAccessRules, ObjectsOfOneOriginShareTheirHost) {
 }
 
 TEST(HttpHostRecord, StaysQuietAsLongAsTheLongestWait) {
-  HttpHost host;
+  HttpHost host("http://host:80");
   const HttpHost::Clock::time_point now{std::chrono::hours(1)};
   host.quieten(now + std::chrono::seconds(5));
   host.quieten(now + std::chrono::seconds(2));

@@ -1,7 +1,9 @@
 // Time limits of reads over HTTP: connections, first bytes, stalls, deadlines, and the second connection for an
 // outlier.
+#include <atomic>
 #include <chrono>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -11,6 +13,7 @@ namespace weightstream::testing {
 namespace {
 
 using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
 using End = HttpReply::End;
 
 using HttpTimeLimits = HttpReaderTest;
@@ -71,6 +74,95 @@ TEST_F(HttpTimeLimits, AnAnswerThatDoesNotComeIsAskedForAgain) {
   policy.first_byte_seconds = 0.1;
   expect_right(*listed(policy));
   EXPECT_GE(server_->requests().size(), 2U);
+}
+
+// Its kernel accepts, or does not; it answers to TLS with nothing; it ends connections and has time to be asked again.
+TEST_F(HttpTimeLimits, AHostThatNeverAnswersIsGivenUpWhateverItIsSilentIn) {
+  const BlackHole hole;
+  server_->script([](const HttpRequest& request) {
+    return HttpReply{.status = 0, .end = request.path == "/ends" ? End::kFin : End::kHang};
+  });
+  auto policy = quick();
+  policy.first_answer_seconds = 0.5;
+  policy.backoff = policy.backoff_cap = 3600;
+  auto refused = policy;
+  refused.connect_timeout = 0.1;
+  refused.connect_attempts = 1000;
+  refused.backoff = 0;
+  const auto tls = [](std::string url) { return url.replace(0, 4, "https"); };
+  const struct {
+    std::string url;
+    HttpPolicy policy;
+    const char* last;
+  } cases[] = {
+      {hole.url("/o"), policy, ""},
+      {hole.url("/o"), refused, "; last: no connection to "},
+      {tls(server_->url("/o")), policy, ""},
+      {server_->url("/o"), policy, ""},
+      {server_->url("/ends"), policy, "; last: http://127.0.0.1"},
+  };
+  for (const auto& [url, numbers, last] : cases) {
+    SCOPED_TRACE(url);
+    const auto began = Clock::now();
+    const auto source = object({.url = url, .headers = {}, .expires_at = {}}, numbers, kSize, "\"1\"");
+    const auto origin = url.substr(0, url.rfind('/'));
+    const auto error = expect_error(*source, ErrorCode::kTimeout, "nothing came from " + origin + " in 0.5 s: check");
+    EXPECT_NE(error.message.find(std::string("firewalls") + last), std::string::npos) << error.message;
+    EXPECT_EQ(error.message.ends_with("firewalls"), std::string_view(last).empty()) << error.message;
+    EXPECT_GE(Clock::now() - began, milliseconds(500));
+    EXPECT_LT(Clock::now() - began, milliseconds(2500));
+    EXPECT_FALSE(source->host().answered());
+  }
+}
+
+TEST_F(HttpTimeLimits, ManyReadsGiveUpASilentHostTogether) {
+  server_->script([](const HttpRequest&) { return HttpReply{.status = 0, .end = End::kHang}; });
+  auto policy = quick();
+  policy.first_answer_seconds = 0.3;
+  const auto source = listed(policy);
+  ScriptedFeed feed(*source, kSize, kSize / 8);
+  const auto began = Clock::now();
+  run(feed, connections(16));
+  EXPECT_LT(Clock::now() - began, milliseconds(2300));
+  ASSERT_EQ(feed.errors().size(), feed.size());
+  for (const auto& error : feed.errors()) EXPECT_EQ(error.code, ErrorCode::kTimeout) << error.message;
+}
+
+// Whatever it said, to whichever read.
+TEST_F(HttpTimeLimits, AHostThatOnceAnsweredIsAskedAsOftenAsEver) {
+  expect_error(*unknown(quick(), "/missing"), ErrorCode::kNotFound, "");
+  server_->script([](const HttpRequest&) { return HttpReply{.status = 0, .end = End::kHang}; });
+  server_->forget();
+  auto policy = quick();
+  policy.first_answer_seconds = 0.05;
+  policy.connect_timeout = policy.first_byte_seconds = 0.3;
+  policy.max_attempts = 2;
+  EXPECT_EQ(expect_error(*listed(policy), ErrorCode::kTimeout, "the server did not answer in time").attempts, 2U);
+  EXPECT_EQ(server_->requests().size(), 2U);
+}
+
+// A limit that passed while others answered has not passed for it.
+TEST_F(HttpTimeLimits, WhereARedirectLeadsIsAHostOfItsOwn) {
+  const auto elsewhere = HttpTestServer::make();
+  elsewhere->put("/o", pattern_content(kSize, kSeed));
+  std::atomic<bool> silent = true;
+  server_->script([&](const HttpRequest&) {
+    std::this_thread::sleep_for(milliseconds(400));
+    return reply(302, {"Location: " + elsewhere->url("/o")});
+  });
+  elsewhere->script([&](const HttpRequest& request) -> std::optional<HttpReply> {
+    if (silent) return HttpReply{.status = 0, .end = End::kHang};
+    if (request.number == 0) std::this_thread::sleep_for(milliseconds(400));
+    return std::nullopt;
+  });
+  auto policy = quick();
+  policy.first_answer_seconds = 0.7;
+  const auto origin = elsewhere->url("");
+  expect_error(*listed(policy), ErrorCode::kTimeout, "nothing came from " + origin + " in 0.7 s");
+  silent = false;
+  elsewhere->forget();
+  expect_right(*listed(policy));
+  EXPECT_TRUE(hosts_.at(origin)->answered());
 }
 
 TEST_F(HttpTimeLimits, ASlowFirstByteIsWaitedFor) {

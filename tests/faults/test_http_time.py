@@ -83,6 +83,67 @@ def test_a_server_that_always_hangs(remote_model: Model, k: int, actions: list[A
         assert "2 attempts" in str(failure.error)
 
 
+SILENT = {"first_answer_seconds": 0.6, "first_byte_seconds": 60, "connect_timeout": 60, "max_attempts": 1000}
+
+
+@pytest.mark.parametrize(
+    ("actions", "last"),
+    [([Stall(60)], ""), ([Fin()], "; last: http"), ([Slow(10, head=True)], "")],
+    ids=["silent", "ends", "begins"],
+)
+def test_a_host_that_never_answers(remote_model: Model, actions: list[Action], last: str) -> None:
+    with ScriptedServer(remote_model.data) as server:
+        server.always(*actions)
+        failure = check_fails(
+            server,
+            remote_model,
+            ws.TimeoutError,
+            f"nothing came from {server.origin} in 0.6 s: check the endpoint, the network and its firewalls{last}",
+            settings={**SILENT, "backoff": 60, "backoff_cap": 60},
+            within=3,
+            status=None,
+        )
+        assert failure.connections == failure.error.attempts == 1
+
+
+def test_a_host_that_takes_no_connection() -> None:
+    with unresponsive() as origin:
+        began = time.monotonic()
+        with pytest.raises(ws.TimeoutError, match=f"nothing came from {origin} in 0.6 s"):
+            load(f"{origin}/m.safetensors", **SILENT)
+        assert 0.6 <= time.monotonic() - began < 3
+
+
+def test_a_host_that_says_nothing_to_tls(remote_model: Model) -> None:
+    with ScriptedServer(remote_model.data) as server:
+        server.always(Stall(60))
+        server.at_connection(1, Stall(60))
+        url = server.url().replace("http:", "https:")
+        origin = server.origin.replace("http:", "https:")
+        began = time.monotonic()
+        with pytest.raises(ws.TimeoutError, match=f"nothing came from {origin} in 0.6 s"):
+            load(url, **SILENT)
+        assert 0.6 <= time.monotonic() - began < 3
+        check_settled(server)
+
+
+def test_a_host_that_answered_before_is_asked_as_often_as_ever(remote_model: Model) -> None:
+    with ScriptedServer(remote_model.data) as server:
+        check_loads(server, remote_model)
+        server.heal()
+        server.always(Stall(60))
+        failure = check_fails(
+            server,
+            remote_model,
+            ws.TimeoutError,
+            "the server did not answer in time",
+            settings={**HASTY, "first_answer_seconds": 0.1, "max_attempts": 3},
+            within=4,
+            attempts=3,
+        )
+        assert len(failure.requests) == 3
+
+
 def test_a_slow_first_byte_is_waited_for(remote_model: Model) -> None:
     with ScriptedServer(remote_model.data) as server:
         server.always(Stall(1.2))

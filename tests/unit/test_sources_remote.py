@@ -21,6 +21,7 @@ NUMBERS = {
     "stall_seconds": 10,
     "stall_bytes": 65536,
     "first_byte_seconds": 30,
+    "first_answer_seconds": 25,
     "deadline": 600,
     "hedge_seconds": 2,
     "max_redirects": 5,
@@ -48,6 +49,16 @@ def test_the_numbers_are_those_of_the_design() -> None:
 def test_a_number_that_cannot_work_is_refused_by_its_name(name: str, value: Any) -> None:
     with pytest.raises(ws.ConfigError, match=name):
         Transport.of({"http": {name: value}})
+
+
+def test_more_time_for_every_answer_is_more_for_the_first() -> None:
+    def first(**numbers: float) -> float | None:
+        return Transport.of({"http": numbers}).options().get("first_answer_seconds")
+
+    assert first(first_byte_seconds=120) == 120
+    assert first(first_byte_seconds=120, first_answer_seconds=5) == 5
+    assert first(first_byte_seconds=3) is None  # the core's
+    assert first() is None
 
 
 @pytest.mark.parametrize("name", ["max_attempts", "connect_attempts", "stall_bytes", "max_redirects"])

@@ -33,11 +33,13 @@ _NUMBERS: Mapping[str, tuple[bool, float]] = {
     "stall_seconds": (False, 0.001),
     "stall_bytes": (True, 0),
     "first_byte_seconds": (False, 0.001),
+    "first_answer_seconds": (False, 0.001),
     "deadline": (False, 0.001),
     "hedge_seconds": (False, 0),
     "max_redirects": (True, 0),
 }
 _MOST = 2**31
+_FIRST_ANSWER = 25.0  # seconds, the core's default
 _SWITCHES = ("verify", "allow_plain_http")
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -98,6 +100,9 @@ class Transport:
             else:
                 known = ", ".join([*_NUMBERS, *_SWITCHES])
                 raise ConfigError(f"storage_options['http'] has an unknown name {name!r}; there are {known}")
+        if "first_answer_seconds" not in numbers and numbers.get("first_byte_seconds", 0) > _FIRST_ANSWER:
+            # Whoever grants that much time to every answer grants it to the first.
+            numbers["first_answer_seconds"] = numbers["first_byte_seconds"]
         allow_plain_http = switches.get("allow_plain_http", False)
         if not isinstance(allow_plain_http, bool):
             raise ConfigError(f"allow_plain_http must be True or False, not {type(allow_plain_http).__name__}")
