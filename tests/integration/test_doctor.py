@@ -15,7 +15,7 @@ import pytest
 
 from checkpoints import blocks, raw, write_file, write_shards
 from commands import run
-from servers.actions import Stall, Status
+from servers.actions import Stall, Status, Whole
 from servers.azurite import KEY, AzureServer
 from servers.certificates import make_authority
 from servers.gcs import GcsServer
@@ -100,6 +100,11 @@ def test_s3_with_credentials_that_are_refused(s3: S3Server) -> None:
     found = examine("s3://models/examined", s3_options(s3.endpoint), 1, **STRANGER.environment)
     assert "the service does not know the access key" in failing(found)["listing"]
     assert found["listing"]["details"]["http_status"] == 403
+    assert "where the access key comes from" in found["listing"]["advice"]
+    wrong = {**READER.environment, "AWS_SECRET_ACCESS_KEY": OWNER.secret_key}
+    found = examine("s3://models/examined", s3_options(s3.endpoint), 1, **wrong)
+    assert "the secret access key is not the one of the access key" in failing(found)["listing"]
+    assert "copy access key and secret key again" in found["listing"]["advice"]
 
 
 def test_s3_without_the_bucket_or_the_key(s3: S3Server) -> None:
@@ -167,7 +172,9 @@ def test_certificates_that_are_not_trusted(nginx: NginxServer, tmp_path: Path) -
     found = examine(f"{nginx.https}/one.safetensors", {"verify": str(other)}, 1)
     assert list(failing(found)) == ["network", "header"]
     assert "but TLS fails" in failing(found)["network"]
-    assert "'verify': PATH" in found["network"]["advice"]
+    for step in ("network", "header"):
+        assert "that is set: verify, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE" in found[step]["advice"]
+    assert f"it was checked against {other}" in failing(found)["network"]
     found = examine(f"{nginx.https}/one.safetensors", {"verify": False})
     assert found["network"]["status"] == "warn"
 
@@ -226,6 +233,15 @@ def test_a_server_that_fails(
         found = examine(server.url() + "?key=canary", {}, 0 if step is None else 1)
     assert list(failing(found)) == ([] if step is None else [step])
     assert step is None or says in failing(found)[step]
+
+
+def test_a_server_without_ranges(model: Path) -> None:
+    with ScriptedServer((model / "model-1.safetensors").read_bytes()) as server:
+        server.when(lambda request: True, Whole())
+        found = examine(server.url(), {}, 1)
+    assert found["listing"]["summary"].startswith("nothing was asked: web servers list nothing")
+    assert "ignored the range" in failing(found)["header"]
+    assert "needs a server of byte ranges" in found["header"]["advice"]
 
 
 def test_throttling_at_many_reads_is_a_warning(model: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,6 +19,7 @@ from checkpoints import blocks, write_file, write_shards
 from commands import invoke, run
 from weightstream import _doctor
 from weightstream._doctor import machine, network, speed, steps, storage
+from weightstream._doctor import proxy as doctor_proxy
 from weightstream._doctor.steps import Clock, Step
 from weightstream.sources import failures
 
@@ -33,6 +35,14 @@ def no_hard_end(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a step hangs")
 
     monkeypatch.setattr(sys.modules["weightstream.cli.doctor"], "_end", end)
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """None of whoever runs the tests."""
+    for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(variable)
+    return monkeypatch
 
 
 def examine(location: Any, status: int = 0) -> dict[str, dict[str, Any]]:
@@ -117,16 +127,41 @@ def test_a_location_that_cannot_be_understood(location: str, says: str) -> None:
     assert list(found)[-1] == "location"
 
 
+def test_a_url_that_the_core_refuses_is_a_step() -> None:
+    found = examine("http://no%20host/m.safetensors", 1)
+    assert "not an http or https URL that can be requested" in found["header"]["summary"]
+    assert list(found)[-1] == "header"
+
+
 def test_the_advice_is_about_the_error() -> None:
     with pytest.raises(ws.ConfigError) as caught:
         failures.sdk("no_such_module", "gcs", "gs")
     advice = steps.failed("listing", caught.value).advice
     assert advice is not None
     assert advice.startswith("install it for the Python that runs weightstream")
-    refused = ws.AuthError("cannot list", status=403, service_code="AuthenticationFailed")
-    assert "copy it again" in str(steps.failed("listing", refused).advice)
-    other = ws.AuthError("cannot list", status=403, service_code="AccessDenied")
-    assert steps.failed("listing", other).advice == "check as whom this runs, and what that identity may read"
+
+
+_UNTRUSTED = "the certificate of https://h:443 is not trusted; name a private CA: SSL certificate problem: "
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ws.AuthError("no", source="az://c@a/k", service_code="AuthenticationFailed"), "copy it again"),
+        (ws.AuthError("no", source="s3://b/k", service_code="SignatureDoesNotMatch"), "copy access key and secret key"),
+        (ws.AuthError("no", source="s3://b/k", service_code="InvalidAccessKeyId"), "where the access key comes from"),
+        (ws.AuthError("no", source="https://h/k", service_code="SignatureDoesNotMatch"), "sign the URL again"),
+        (ws.AuthError("no", source="s3://b/k", service_code="AccessDenied"), "check as whom this runs"),
+        (ws.ProtocolError("the server ignored the range and sent it all", source="https://h/k"), "byte ranges: nginx"),
+        (ws.ProtocolError(f"{_UNTRUSTED}unable to get it", source="https://h/k"), "verify, REQUESTS_CA_BUNDLE, CURL"),
+        (ws.ServerError("its TLS certificate is not trusted", source="s3://b"), "verify, AWS_CA_BUNDLE, REQUESTS_CA"),
+        (ws.ServerError("its TLS certificate is not trusted", source="hf://o/m"), "set SSL_CERT_FILE"),
+        (ws.ProtocolError(f"{_UNTRUSTED}certificate has expired", source="https://h/k"), "needs a new certificate"),
+        (ws.ProtocolError(f"{_UNTRUSTED}no alternative certificate subject name"), "the name that the certificate"),
+    ],
+)
+def test_the_advice_is_about_this_error(error: ws.WeightstreamError, says: str) -> None:
+    assert says in str(steps.failed("listing", error).advice)
 
 
 def test_a_setting_that_is_wrong_is_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,18 +302,61 @@ def test_limits_that_are_low(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (step.status, step.advice) == ("warn", "raise the limit of open files: ulimit -n 4096")
 
 
-def test_a_name_that_cannot_be_resolved() -> None:
-    step = network.reach("https://nobody.invalid", verify=True, ca_bundle=None)
+def test_a_name_that_cannot_be_resolved(no_proxies: pytest.MonkeyPatch) -> None:
+    step = network.Way("https://nobody.invalid", "https").step()
     assert step.status == "fail"
     assert step.summary == "the name nobody.invalid cannot be resolved"
+    assert step.advice == "check the endpoint's name, the network and /etc/resolv.conf"
+    no_proxies.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert "HTTP_PROXY is set, which reading does not heed" in str(network.Way("http://nobody.invalid", "s3").step())
 
 
-def test_a_proxy_is_what_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", "http://user:canary@127.0.0.1:1")
-    step = network.reach("https://nobody.invalid", verify=True, ca_bundle=None)
+def test_a_proxy_is_what_is_connected(no_proxies: pytest.MonkeyPatch) -> None:
+    no_proxies.setenv("https_proxy", "http://user:canary@127.0.0.1:1")
+    step = network.Way("https://nobody.invalid", "https").step()
     assert step.status == "fail"
-    assert "127.0.0.1:1 cannot be connected through the proxy http://127.0.0.1:1" in step.summary
+    assert "127.0.0.1:1 cannot be connected through the proxy http://127.0.0.1:1 (https_proxy)" in step.summary
     assert "canary" not in json.dumps(step.as_dict())
+    no_proxies.setenv("https_proxy", "ftp://user:canary@127.0.0.1:1")
+    step = network.Way("https://nobody.invalid", "https").step()
+    assert (step.status, step.summary) == (
+        "fail",
+        "https_proxy names a proxy of a kind that is not supported: ftp://",
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "found"),
+    [
+        ({"http_proxy": "proxy.example"}, "http://host", ("http_proxy", "proxy.example", 1080)),
+        ({"http_proxy": "http://u:p@proxy.example/"}, "http://host", ("http_proxy", "proxy.example", 1080)),
+        ({"http_proxy": "http://proxy.example:3128"}, "https://host", None),
+        ({"https_proxy": "https://proxy.example"}, "https://host", ("https_proxy", "proxy.example", 443)),
+        ({"HTTP_PROXY": "proxy.example"}, "http://host", None),
+        ({"HTTPS_PROXY": "proxy.example:1"}, "https://host", ("HTTPS_PROXY", "proxy.example", 1)),
+        ({"http_proxy": "", "all_proxy": "a:1"}, "http://host", ("all_proxy", "a", 1)),
+        ({"ALL_PROXY": "socks5h://[::1]"}, "http://host", ("ALL_PROXY", "::1", 1080)),
+        ({"https_proxy": "a:1", "HTTPS_PROXY": "b:1", "all_proxy": "c:1"}, "https://h", ("https_proxy", "a", 1)),
+        ({"all_proxy": "a:1", "no_proxy": "*"}, "http://host", None),
+        ({"all_proxy": "a:1", "NO_PROXY": "example.com"}, "http://s3.Example.com.", None),
+        ({"all_proxy": "a:1", "no_proxy": "x .example.com,y"}, "http://example.com", None),
+        ({"all_proxy": "a:1", "no_proxy": "example.com"}, "http://notexample.com", ("all_proxy", "a", 1)),
+        ({"all_proxy": "a:1", "no_proxy": "example.com:80"}, "http://example.com", ("all_proxy", "a", 1)),
+        ({"all_proxy": "a:1", "no_proxy": "10.0.0.0/8, ::1"}, "http://10.1.2.3", None),
+        ({"all_proxy": "a:1", "no_proxy": "10.0.0.0/8, ::1"}, "http://[::1]:9000", None),
+        ({"all_proxy": "a:1", "no_proxy": "10.0.0.0/33,0.0.1"}, "http://10.0.0.1", ("all_proxy", "a", 1)),
+        ({"all_proxy": "a:1", "no_proxy": ""}, "http://host", ("all_proxy", "a", 1)),
+    ],
+)
+def test_which_proxy_counts(
+    no_proxies: pytest.MonkeyPatch, environment: dict[str, str], url: str, found: tuple[str, str, int] | None
+) -> None:
+    """As libcurl has it."""
+    for name, value in environment.items():
+        no_proxies.setenv(name, value)
+    parts = urlsplit(url)
+    proxy = doctor_proxy.find(parts.scheme, parts.hostname or "")
+    assert (None if proxy is None else (proxy.variable, proxy.host, proxy.port)) == found
 
 
 def test_the_filesystem_of_a_path(tmp_path: Path) -> None:

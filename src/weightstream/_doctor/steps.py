@@ -8,44 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from .._errors import (
-    AuthError,
-    ConfigError,
-    FormatError,
-    NotFoundError,
-    ProtocolError,
-    ServerError,
-    SourceChangedError,
-    StorageError,
-    ThrottledError,
-    TimeoutError,
-    TruncatedError,
-    WeightstreamError,
-)
+from .._errors import WeightstreamError
+from . import advice
 
 Status = Literal["ok", "warn", "fail"]
-
-_ADVICE: tuple[tuple[type[WeightstreamError], str], ...] = (
-    (ConfigError, "correct the location or the setting"),
-    (NotFoundError, "check how the location is spelt"),
-    (AuthError, "check as whom this runs, and what that identity may read"),
-    (TruncatedError, "an interrupted copy or upload? Copy the file again"),
-    (FormatError, "copy the file again, or name another one"),
-    (SourceChangedError, "somebody writes to it; try again when the writer is done"),
-    (ThrottledError, "try again later, or lower --concurrency when loading"),
-    (TimeoutError, "check the endpoint, the network and its firewalls"),
-    (ServerError, "check the endpoint and the network, or try again later"),
-    (ProtocolError, "check the endpoint, and whether a proxy stands in between"),
-    (StorageError, "check the disk or the file server; the kernel's log (dmesg) may say more"),
-)
-
-
-# By the service's own name for the error, where that says more.
-_KEY = (
-    "the step credentials says where the key, SAS or token comes from: check that it is of this account and has not "
-    "ended, and copy it again; `az storage account keys list --account-name ACCOUNT` shows the keys"
-)
-_CODES = {"AuthenticationFailed": _KEY, "AuthorizationFailure": _KEY}
 
 
 @dataclass(frozen=True)
@@ -75,9 +41,8 @@ class Step:
 def failed(name: str, error: Exception) -> Step:
     """What went wrong, as a step."""
     if isinstance(error, WeightstreamError):
-        advice = _advice(error)
         details = {"error": type(error).__name__, "http_status": error.status, "errno": error.errno}
-        return Step(name, "fail", str(error), advice, {k: v for k, v in details.items() if v is not None})
+        return Step(name, "fail", str(error), advice.about(error), {k: v for k, v in details.items() if v is not None})
     # A text that nobody translated may repeat a secret.
     return Step(
         name,
@@ -86,16 +51,6 @@ def failed(name: str, error: Exception) -> Step:
         "run `weightstream load` on it with --debug, and report what it shows",
         {"error": type(error).__name__},
     )
-
-
-def _advice(error: WeightstreamError) -> str | None:
-    if isinstance(error.__context__, ModuleNotFoundError):
-        return (
-            "install it for the Python that runs weightstream with the command above (in a clone: pip install '.[all]')"
-        )
-    if isinstance(error, AuthError) and error.service_code in _CODES:
-        return _CODES[error.service_code]
-    return next((advice for kind, advice in _ADVICE if isinstance(error, kind)), None)
 
 
 class Clock:

@@ -12,13 +12,13 @@ from importlib import import_module
 from typing import Any
 
 from .. import _config, _log, sources
-from .._errors import AuthError, ConfigError, NotFoundError, StorageError
+from .._errors import AuthError, ConfigError, NotFoundError, StorageError, WeightstreamError
 from .._format import bytes_text, count_text, printable, seconds_text
 from ..sources.remote import is_plain_elsewhere
 from ..sources.remote import printable as without_secrets
 from ..sources.renewal import Renewer
 from . import machine, network, speed
-from .steps import Clock, Step
+from .steps import Clock, Step, failed
 
 # So that a step ends in its time; what the user has set wins.
 _QUICK = {
@@ -39,6 +39,7 @@ class Examination:
 
     def __init__(self, location: str, clock: Clock) -> None:
         self._location = location
+        self._scheme = location.partition("://")[0].lower()
         self._clock = clock
         self._options: dict[str, Any] = {}
         self._description: sources.Description | None = None
@@ -73,36 +74,46 @@ class Examination:
         if described is not None:
             yield run("credentials", self._credentials, 8)
             if described.endpoint is not None:
-                endpoint, verify, bundle = described.endpoint, described.verify, described.ca_bundle
-                yield run("network", lambda: network.reach(endpoint, verify=verify, ca_bundle=bundle), 6)
+                way = network.Way(described.endpoint, self._scheme, described.verify, described.ca_bundle)
+                yield run("network", way.step, network.SECONDS + 1)
         # The SDKs ask twice, and wait 18 seconds in all, before they say that nobody answers.
         yield (step := run("listing", self._list, 21))
         if step.status == "fail":
             return
         if isinstance(self._resolved.sources[0], sources.LocalSource):
             yield run("direct io", self._direct, 4)
-        with Renewer(self._resolved.sources) as renewer, _log.forwarding() as log:
-            yield (step := run("header", lambda: self._header(renewer.objects, log), 9))
-            if step.status == "fail":
-                return
-            core: Any = import_module("weightstream._core")
-            opened: list[Any] = []
+        try:
+            renewer = Renewer(self._resolved.sources)  # here the core looks at URLs and settings
+        except WeightstreamError as error:
+            yield failed("header", error)
+            return
+        with renewer, _log.forwarding() as log:
+            yield from self._reads(renewer.objects, log)
 
-            def read() -> Step:
-                opened.append(core.Sources.open(renewer.objects, log))
-                return speed.one_read(opened[0])
+    def _reads(self, objects: list[Any], log: Any) -> Iterator[Step]:
+        """What reading finds, with the core's objects."""
+        run = self._clock.run
+        yield (step := run("header", lambda: self._header(objects, log), 9))
+        if step.status == "fail":
+            return
+        core: Any = import_module("weightstream._core")
+        opened: list[Any] = []
 
-            yield (step := run("read", read, 9))
-            if step.status == "fail" or not opened:
-                return
-            available = machine.memory().details["available"]
-            # Half of what is left goes to a storage that is so slow that one read takes seconds.
-            seconds = min(6.0, self._clock.left / 2)
-            step = run("throughput", lambda: speed.throughput(opened[0], available, seconds), self._clock.left)
-            yield step
-            reasons = step.details.get("reasons")
-            if reasons:
-                yield Step("reader", "ok", "; ".join(printable(reason) for reason in reasons[:3]))
+        def read() -> Step:
+            opened.append(core.Sources.open(objects, log))
+            return speed.one_read(opened[0])
+
+        yield (step := run("read", read, 9))
+        if step.status == "fail" or not opened:
+            return
+        available = machine.memory().details["available"]
+        # Half of what is left goes to a storage that is so slow that one read takes seconds.
+        seconds = min(6.0, self._clock.left / 2)
+        step = run("throughput", lambda: speed.throughput(opened[0], available, seconds), self._clock.left)
+        yield step
+        reasons = step.details.get("reasons")
+        if reasons:
+            yield Step("reader", "ok", "; ".join(printable(reason) for reason in reasons[:3]))
 
     def _understand(self) -> Step:
         settings = _config.resolve()
@@ -117,7 +128,7 @@ class Examination:
         self._options["http"] = {**_QUICK, **(given if isinstance(given, dict) else {})}
         described = self._description
         details = {
-            "kind": self._location.partition("://")[0].lower(),
+            "kind": self._scheme,
             "root": described.root,
             "key": described.key,
             "endpoint": described.endpoint,
@@ -158,6 +169,9 @@ class Examination:
             "index": self._resolved.weight_map is not None,
             "seconds": took,
         }
+        if self._scheme in ("http", "https") and self._resolved.weight_map is None:
+            summary = "nothing was asked: web servers list nothing; the header shows whether the file is there"
+            return Step("listing", "ok", summary, None, details)
         summary = count_text(len(found), "safetensors file")
         if known:
             summary += f", {bytes_text(sum(known))}"
