@@ -59,6 +59,8 @@ HttpOptions to_options(const nb::dict& given) {
     const auto number = [&](auto& field) { field = nb::cast<std::remove_reference_t<decltype(field)>>(value); };
     if (name == "ca_bundle") {
       options.ca_bundle = value.is_none() ? std::string() : nb::cast<std::string>(value);
+    } else if (name == "ca_origin") {
+      options.ca_origin = nb::cast<std::string>(value);
     } else if (name == "user_agent") {
       options.user_agent = nb::cast<std::string>(value);
     } else if (name == "verify") {

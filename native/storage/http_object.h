@@ -33,6 +33,7 @@ struct HttpAccess {
 
 struct HttpOptions {
   std::string ca_bundle;          // a file or a folder; empty: the system's
+  std::string ca_origin;          // what named it, for messages
   bool verify = true;             // the server's certificate
   bool allow_plain_http = false;  // send credentials unencrypted to other machines
   std::string user_agent = "weightstream";

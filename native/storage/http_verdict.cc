@@ -156,6 +156,19 @@ Verdict judge_status(const HttpHead& head, const HttpAsked& asked, const std::st
                  "the server refused the request with status " + std::to_string(head.status));
 }
 
+std::string ca_bundle(const HttpOptions& options) {
+  if (options.ca_bundle.empty()) return "the system's CA bundle";
+  return "the CA bundle " + options.ca_bundle +
+         (options.ca_origin.empty() ? std::string() : " (from " + options.ca_origin + ")");
+}
+
+// What a certificate was compared with, and what to do where that is too little.
+std::string authorities(const HttpOptions& options) {
+  return "it was checked against " + ca_bundle(options) +
+         (options.ca_bundle.empty() ? "; name a private CA by storage_options={'verify': PATH}"
+                                    : ", which must hold the CA that signed it");
+}
+
 }  // namespace
 
 Verdict judge_head(const HttpHead& head, const HttpAsked& asked) {
@@ -213,11 +226,10 @@ Verdict judge_transport(CURLcode code, const std::string& detail, const HttpHead
     case CURLE_SSL_CACERT_BADFILE:
     case CURLE_SSL_CRL_BADFILE:
     case CURLE_SSL_ENGINE_NOTFOUND:
-      return verdict(Outcome::kFail, ErrorCode::kConfig, "the CA bundle cannot be used");
+      return verdict(Outcome::kFail, ErrorCode::kConfig, ca_bundle(asked.object->options()) + " cannot be used");
     case CURLE_PEER_FAILED_VERIFICATION:
-      return verdict(
-          Outcome::kFail, ErrorCode::kProtocol,
-          "the certificate of " + host + " is not trusted; name a private CA by storage_options={'verify': PATH}");
+      return verdict(Outcome::kFail, ErrorCode::kProtocol,
+                     "the certificate of " + host + " is not trusted; " + authorities(asked.object->options()));
     case CURLE_SSL_CONNECT_ERROR:
       if (detail.find("SYSCALL") != std::string::npos || detail.find("reset") != std::string::npos) {
         return verdict(Outcome::kConnect, ErrorCode::kServer, host + " ended the connection during the TLS handshake");

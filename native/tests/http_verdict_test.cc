@@ -322,5 +322,30 @@ TEST_F(HttpVerdict, AQueryInLibcurlsWordsIsCut) {
   expect_says(verdict, ErrorCode::kServer, "https://host/a");
 }
 
+TEST_F(HttpVerdict, ACertificateThatIsNotTrustedSaysWhatItWasCheckedAgainst) {
+  const auto judged = [&](CURLcode code, const std::string& bundle, const std::string& origin) {
+    HttpOptions options;
+    options.ca_bundle = bundle;
+    options.ca_origin = origin;
+    const auto object = *HttpObject::make("name", {.url = "https://host/a?secret", .headers = {}, .expires_at = {}},
+                                          kSize, "", options, nullptr, hosts_);
+    return judge_transport(code, "why", {}, {object.get(), {0, 10}, false}, {0, 10}, 0);
+  };
+  const auto untrusted = [&](const std::string& bundle, const std::string& origin) {
+    return judged(CURLE_PEER_FAILED_VERIFICATION, bundle, origin);
+  };
+  expect_says(
+      untrusted("", ""), ErrorCode::kProtocol,
+      "the certificate of https://host:443 is not trusted; it was checked against the system's CA bundle; name a "
+      "private CA by storage_options={'verify': PATH}: why");
+  expect_says(
+      untrusted("/ca.pem", "AWS_CA_BUNDLE"), ErrorCode::kProtocol,
+      "it was checked against the CA bundle /ca.pem (from AWS_CA_BUNDLE), which must hold the CA that signed it: "
+      "why");
+  expect_says(untrusted("/ca.pem", ""), ErrorCode::kProtocol, "the CA bundle /ca.pem, which must");
+  expect_says(judged(CURLE_SSL_CACERT_BADFILE, "/ca.pem", "verify"), ErrorCode::kConfig,
+              "the CA bundle /ca.pem (from verify) cannot be used: why");
+}
+
 }  // namespace
 }  // namespace weightstream

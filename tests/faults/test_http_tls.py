@@ -80,13 +80,20 @@ def test_a_private_authority(
 def test_a_private_authority_that_nobody_named(remote_model: Model, authority: Authority) -> None:
     with ScriptedServer(remote_model.data, tls=authority.context()) as server:
         error = check_refused(server, remote_model, "certificate")
-        assert "verify" in str(error)  # what to do about it
+        assert "checked against the system's CA bundle; name a private CA by storage_options={'verify'" in str(error)
         load(server.url(), remote_model, authority.bundle)
 
 
-def test_another_authority(remote_model: Model, authority: Authority, tmp_path: Path) -> None:
+def test_another_authority(
+    remote_model: Model, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_authority(tmp_path).bundle
     with ScriptedServer(remote_model.data, tls=authority.context()) as server:
-        check_refused(server, remote_model, "certificate", verify=make_authority(tmp_path).bundle)
+        error = check_refused(server, remote_model, "certificate", verify=bundle)
+        assert f"the CA bundle {bundle} (from verify), which must hold the CA that signed it: " in error.message
+        monkeypatch.setenv("CURL_CA_BUNDLE", str(bundle))
+        error = check_refused(server, remote_model, "certificate")
+        assert f"the CA bundle {bundle} (from CURL_CA_BUNDLE), which must" in error.message
 
 
 def test_the_certificate_of_another_host(remote_model: Model, tmp_path: Path) -> None:
@@ -106,9 +113,13 @@ def test_a_bundle_that_is_none(remote_model: Model, authority: Authority, tmp_pa
         for name, data in (("empty", b""), ("nonsense", b"nonsense"), ("key", authority.key.read_bytes())):
             bundle = tmp_path / name
             bundle.write_bytes(data)
-            with pytest.raises((ws.ConfigError, ws.ProtocolError), match=r"CA bundle|certificate"):
+            with pytest.raises(ws.ConfigError, match=f"verify names a file that is no CA bundle: {bundle}"):
                 load(server.url(), remote_model, bundle)
-            assert server.requests == []
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("SSL_CERT_FILE", str(bundle))
+                with pytest.raises(ws.ConfigError, match=f"SSL_CERT_FILE names a file that is no CA bundle: {bundle}"):
+                    load(server.url(), remote_model)
+            assert (server.connections, server.requests) == (0, [])
         with pytest.raises(ws.ConfigError, match="not there"):
             load(server.url(), remote_model, tmp_path / "missing")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from fetching import remote
 from s3_settings import PATHS, options
 
 import weightstream as ws
+from servers.certificates import make_authority
 from servers.messages import plain
 from servers.nginx import NginxServer
 from servers.programs import free_ports
@@ -108,6 +110,36 @@ def test_a_certificate_that_nobody_trusts(authority: Any) -> None:
         for verify in (str(authority.bundle), False):
             (source,) = resolve("s3://models/a.safetensors", {**settings, "verify": verify}).sources
             assert remote(source).transport.sdk_verify == verify
+
+
+def test_the_ca_bundle_of_the_aws_tools(authority: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 would find out at its first request, and call it an endpoint without TLS."""
+    with ScriptedServer(lambda _: plain(200, "abc", {"ETag": '"e"'}), tls=authority.context()) as server:
+        keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK", "region_name": REGION, "config": PATHS}
+        settings = {**keys, "endpoint_url": server.origin}
+        location = "s3://models/a.safetensors"
+        junk = tmp_path / "junk.pem"
+        junk.write_text("junk")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(junk))
+        with pytest.raises(ws.ConfigError, match=f"AWS_CA_BUNDLE names a file that is no CA bundle: {junk}"):
+            resolve(location, settings)
+        other = make_authority(tmp_path).bundle
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(other))
+        with pytest.raises(
+            ws.ServerError,
+            match=rf"not trusted; it was checked against the CA bundle {other} \(from AWS_CA_BUNDLE\), which must hold",
+        ):
+            resolve(location, settings)
+        config = tmp_path / "config"
+        config.write_text(f"[default]\nca_bundle = {junk}\n")
+        monkeypatch.delenv("AWS_CA_BUNDLE")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+        with pytest.raises(ws.ConfigError, match="ca_bundle of the AWS profile names a file that is no CA bundle"):
+            resolve(location, settings)
+        assert server.requests == []
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(authority.bundle))
+        (source,) = resolve(location, settings).sources
+        assert remote(source).transport.ca_origin == "AWS_CA_BUNDLE"
 
 
 REDIRECT = """<?xml version="1.0"?><Error><Code>PermanentRedirect</Code><Message>elsewhere</Message>

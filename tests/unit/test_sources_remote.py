@@ -10,6 +10,7 @@ import pytest
 
 import weightstream as ws
 from fake_core import FakeCore, install  # noqa: F401
+from servers.certificates import Authority
 from weightstream.sources import Access, RemoteSource, Transport, remote
 
 NUMBERS = {
@@ -83,15 +84,16 @@ def test_settings_that_cannot_work(options: dict[str, Any], message: str) -> Non
         Transport.of(options)
 
 
-def test_which_ca_bundle_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_ca_bundle_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: Authority) -> None:
     def bundle(name: str) -> str:
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_bytes(authority.bundle.read_bytes())
         return str(tmp_path / name)
 
     assert Transport.of({}).ca_bundle is None
     for variable in ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):  # each wins over those before
         monkeypatch.setenv(variable, bundle(variable))
         assert Transport.of({}).ca_bundle == bundle(variable)
+        assert Transport.of({}).ca_origin == variable
     assert Transport.of({}, bundle("sdk")).ca_bundle == bundle("sdk")
     for options in ({"verify": bundle("given")}, {"http": {"verify": Path(bundle("given"))}}):
         transport = Transport.of(options, bundle("sdk"))
@@ -101,6 +103,41 @@ def test_which_ca_bundle_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
     with pytest.raises(ws.ConfigError, match="REQUESTS_CA_BUNDLE names a CA bundle that is not there"):
         Transport.of({})
+
+
+def test_what_named_the_ca_bundle(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> None:
+    path = str(authority.bundle)
+    assert (Transport.of({}).ca_origin, Transport.of({}).trust) == (None, None)
+    assert Transport.of({}, path).ca_origin == "ca_bundle of the AWS profile"
+    monkeypatch.setenv("AWS_CA_BUNDLE", path)
+    transport = Transport.of({}, path)
+    assert transport.options()["ca_origin"] == transport.ca_origin == "AWS_CA_BUNDLE"
+    assert f"the CA bundle {path} (from AWS_CA_BUNDLE), which must hold" in str(transport.trust)
+    assert Transport.of({"verify": path}, path).ca_origin == "verify"
+    assert Transport.of({"verify": False}, path).ca_origin is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_a_file_that_is_no_ca_bundle(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "junk.pem"
+    path.write_bytes(content)
+
+    def check(said: str, options: dict[str, Any], sdk: str | None = None) -> None:
+        with pytest.raises(ws.ConfigError, match=f"^{said} names a file that is no CA bundle: {path}.*as PEM$"):
+            Transport.of(options, sdk)
+
+    check("verify", {"verify": str(path)})
+    check("verify", {"http": {"verify": path}})
+    check("ca_bundle of the AWS profile", {}, str(path))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(path))
+    check("AWS_CA_BUNDLE", {}, str(path))
+    for variable in ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(variable, str(path))
+        check(variable, {})
+    assert Transport.of({"verify": False}, str(path)).ca_bundle is None
+    assert Transport.of({"verify": str(tmp_path)}).ca_bundle == str(tmp_path)  # of a folder nothing is known
 
 
 SECRET = "canarySecret"

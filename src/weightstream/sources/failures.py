@@ -86,18 +86,16 @@ def answered(
     )
 
 
-def unreachable(
-    error: BaseException, *, source: str, endpoint: str, trust: str = _HINTS[_UNTRUSTED]
-) -> WeightstreamError:
+def unreachable(error: BaseException, *, source: str, endpoint: str, trust: str | None = None) -> WeightstreamError:
     """No answer at all. The text of `error` may repeat a signed URL, so only what it means is told.
 
-    `trust` says what to do about a certificate of a private CA.
+    `trust` says what to do about a certificate of a private CA; None: to name it.
     """
     said = _chain(error)
     for marks, problem in _UNREACHABLE:
         if any(mark in said for mark in marks):
             kind = TimeoutError if "in time" in problem else ServerError
-            hint = trust if problem == _UNTRUSTED else _HINTS[problem]
+            hint = (trust if problem == _UNTRUSTED else None) or _HINTS[problem]
             return kind(f"cannot reach {endpoint}: {problem}; {hint}", source=source)
     return ServerError(f"cannot reach {endpoint}: {type(error).__name__}", source=source)
 

@@ -2,7 +2,7 @@
 
 TLS certificates are checked against the first of these that is set: ``storage_options={"verify": PATH}``,
 AWS_CA_BUNDLE or ``ca_bundle`` of the AWS profile (S3 only), REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE, and
-else the system's store.
+else the system's store. A file that holds no certificate is an error by the name of what named it.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Transport:
     verify: bool = True
     allow_plain_http: bool = False
     numbers: Mapping[str, float] = field(default_factory=dict)
+    ca_origin: str | None = None  # the option or variable that named the CA bundle
 
     @classmethod
     def of(cls, options: Mapping[str, Any], sdk_bundle: str | None = None) -> Transport:
@@ -81,7 +82,8 @@ class Transport:
         The two switches may also stand in ``http``. `sdk_bundle` is the CA bundle of the SDK's own configuration.
 
         Raises:
-            ConfigError: an unknown name, a wrong type or a value out of bounds; it names the option.
+            ConfigError: an unknown name, a wrong type or a value out of bounds, or a CA bundle that cannot be used; it
+                names the option or the variable.
 
         """
         given = options.get("http")
@@ -111,17 +113,25 @@ class Transport:
             verify = os.fspath(verify)
         if not isinstance(verify, (bool, str)):
             raise ConfigError(f"verify must be True, False or the path of a CA bundle, not {type(verify).__name__}")
-        bundle = _ca_bundle(verify, sdk_bundle) if verify else None
-        return cls(bundle, bool(verify), allow_plain_http, numbers)
+        bundle, origin = _ca_bundle(verify, sdk_bundle) if verify else (None, None)
+        return cls(bundle, bool(verify), allow_plain_http, numbers, origin)
 
     @property
     def sdk_verify(self) -> bool | str:
         """What requests, boto3 and azure-core take as `verify`: one rule for the SDKs and the core."""
         return self.ca_bundle or True if self.verify else False
 
+    @property
+    def trust(self) -> str | None:
+        """What a certificate that an SDK does not trust was compared with; None for the system's."""
+        if self.ca_bundle is None:
+            return None
+        origin = f" (from {self.ca_origin})" if self.ca_origin else ""
+        return f"it was checked against the CA bundle {self.ca_bundle}{origin}, which must hold the CA that signed it"
+
     def options(self) -> dict[str, Any]:
         """As the core takes them."""
-        bundle = {} if self.ca_bundle is None else {"ca_bundle": self.ca_bundle}
+        bundle = {} if self.ca_bundle is None else {"ca_bundle": self.ca_bundle, "ca_origin": self.ca_origin or ""}
         return {**bundle, "verify": self.verify, "allow_plain_http": self.allow_plain_http, **self.numbers}
 
 
@@ -268,17 +278,37 @@ def _number(name: str, value: Any) -> float:
     return value if whole else float(value)
 
 
-def _ca_bundle(verify: bool | str, sdk_bundle: str | None) -> str | None:
+def _ca_bundle(verify: bool | str, sdk_bundle: str | None) -> tuple[str | None, str | None]:
+    """The path of the CA bundle and what named it; nothing for the system's."""
     if isinstance(verify, str):
         path, said = verify, "verify"
     elif sdk_bundle:
-        path, said = sdk_bundle, "AWS_CA_BUNDLE, or ca_bundle of the profile,"
+        of_variable = os.environ.get("AWS_CA_BUNDLE") == sdk_bundle
+        path, said = sdk_bundle, "AWS_CA_BUNDLE" if of_variable else "ca_bundle of the AWS profile"
     else:
         said = next((variable for variable in _CA_VARIABLES if os.environ.get(variable)), "")
         if not said:
-            return None
+            return None, None
         path = os.environ[said]
     path = os.path.expanduser(path)
     if not os.path.exists(path):
         raise ConfigError(f"{said} names a CA bundle that is not there: {path}")
-    return path
+    _check_bundle(path, said)
+    return path, said
+
+
+def _check_bundle(path: str, said: str) -> None:
+    """Refuses a file without certificates, which every SDK would call something else. Of a folder nothing is known."""
+    if not os.path.isfile(path):
+        return
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError as error:
+        reason = f": {error.reason.lower().replace('_', ' ')}" if error.reason else ""
+        raise ConfigError(
+            f"{said} names a file that is no CA bundle: {path}{reason}; it must hold certificates as PEM"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{said} names a CA bundle that cannot be read: {path}: {error.strerror}") from None

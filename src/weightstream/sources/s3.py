@@ -285,9 +285,11 @@ class S3Store(Store):
             return AuthError(f"AWS credentials cannot be had ({type(error).__name__}); log in again", source=source)
         transport = (exceptions.HTTPClientError, exceptions.ConnectionError)
         if isinstance(error, transport):
-            return failures.unreachable(error, source=source, endpoint=self._endpoint())
+            return failures.unreachable(error, source=source, endpoint=self._endpoint(), trust=self._transport.trust)
         if isinstance(error, RecursionError):  # botocore asks who redirects where the bucket is, and is redirected
-            return ProtocolError(f"cannot {doing}: {self._endpoint()} redirects without a region; {_NOT_S3}", source=source)
+            return ProtocolError(
+                f"cannot {doing}: {self._endpoint()} redirects without a region; {_NOT_S3}", source=source
+            )
         if isinstance(error, (exceptions.BotoCoreError, ValueError)):
             return ConfigError(f"cannot {doing}: {_text(error)}", source=source)
         return ServerError(f"cannot {doing} at {self._endpoint()}: {type(error).__name__}", source=source)
