@@ -14,8 +14,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/core_thread.h"
 #include "bindings/errors.h"
-#include "storage/core_thread.h"
 
 namespace weightstream::bindings {
 

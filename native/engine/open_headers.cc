@@ -12,8 +12,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/core_thread.h"
 #include "engine/remote_heads.h"
-#include "storage/core_thread.h"
 
 namespace weightstream {
 namespace {

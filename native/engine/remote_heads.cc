@@ -10,7 +10,7 @@
 #include <optional>
 #include <utility>
 
-#include "storage/core_thread.h"
+#include "base/core_thread.h"
 #include "storage/http_reader.h"
 #include "storage/reader.h"
 

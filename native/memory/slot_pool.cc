@@ -1,15 +1,13 @@
 #include "memory/slot_pool.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <new>
-#include <system_error>
+
+#include "base/core_thread.h"
 
 namespace weightstream {
 namespace {
@@ -29,31 +27,6 @@ Result<std::unique_ptr<SlotStep>> pin_step(SlotBank& bank, std::uint64_t slots) 
   } catch (const std::bad_alloc&) {
     return Error{.code = ErrorCode::kStorage, .message = "out of memory", .system_errno = ENOMEM};
   }
-}
-
-// Signals are for the program's own threads.
-template <typename Body>
-Status start_thread(std::thread& thread, Body body) {
-  sigset_t block;
-  sigset_t before;
-  sigfillset(&block);
-  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigdelset(&block, own);
-  pthread_sigmask(SIG_SETMASK, &block, &before);
-  int error = 0;
-  try {
-    thread = std::thread(std::move(body));
-    pthread_setname_np(thread.native_handle(), "ws-slots");
-  } catch (const std::system_error& refused) {
-    error = refused.code().value();
-  } catch (const std::bad_alloc&) {
-    error = ENOMEM;
-  }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (error == 0) return Ok{};
-  return Error{.code = ErrorCode::kStorage,
-               .message = std::string("cannot start the thread that pins memory: ") + std::strerror(error) +
-                          " (look at `ulimit -u` and the pids limit of the control group)",
-               .system_errno = error};
 }
 
 // Has no lock, which a fork could copy while it is held.
@@ -246,7 +219,7 @@ void SlotPool::see_to_thread() {
   }
   if (!grows) return;  // nothing is pinned either, or the thread would be there
   if (thread_.joinable()) thread_.join();  // it has let go of the lock for the last time
-  if (auto started = start_thread(thread_, [this] { run(); }); !started) {
+  if (auto started = start_core_thread(thread_, "ws-slots", [this] { run(); }); !started) {
     refused_ = started.error();
     banks_.refuse_growth(started.error());
     return;

@@ -13,7 +13,7 @@
 #include <string>
 #include <utility>
 
-#include "storage/core_thread.h"
+#include "base/core_thread.h"
 
 namespace weightstream {
 namespace {

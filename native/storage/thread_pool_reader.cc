@@ -12,8 +12,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/core_thread.h"
 #include "storage/concurrency.h"
-#include "storage/core_thread.h"
 #include "storage/local_file.h"
 #include "storage/local_probe.h"
 

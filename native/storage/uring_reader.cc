@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/checked.h"
+#include "base/core_thread.h"
 #include "storage/concurrency.h"
-#include "storage/core_thread.h"
 #include "storage/local_file.h"
 
 namespace weightstream {
