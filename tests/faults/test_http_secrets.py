@@ -57,7 +57,7 @@ CASES = [
     case("throttling", "ThrottledError", Status(429, {"Retry-After": "0"}, ECHO)),
     case("cut", "TruncatedError", Body(10), Fin(), after=1),
     case("reset", "ServerError", Rst()),
-    case("silent", "TimeoutError", Stall(30), http={**HASTY, "first_byte_seconds": 0.1}),
+    case("silent", "TimeoutError", Stall(30), http={**HASTY, "first_byte_seconds": 0.1, "connect_timeout": 0.2}),
     case("deadline", "TimeoutError", Body(10), Stall(30), http={**HASTY, "deadline": 0.2}),
     case("too much", "ProtocolError", Longer(b"more")),
     case("another range", "ProtocolError", Serve(5, 10)),
