@@ -38,11 +38,11 @@ std::unique_ptr<HttpConnection> HttpConnection::begin(CURLM* multi, const std::s
 
 HttpConnection::HttpConnection(CURLM* multi, const std::string& url, const HttpOptions& options)
     : multi_(multi),
-      easy_(curl_easy_init()),
       origin_(origin_of(url)),
       ca_bundle_(options.ca_bundle),
       verify_(options.verify),
-      layered_(!origin_.starts_with("http:")) {}
+      layered_(!origin_.starts_with("http:")),
+      easy_(curl_easy_init()) {}
 
 HttpConnection::~HttpConnection() {
   // Removing the handle closes the connection, but before libcurl 7.86 only when the multi handle goes: the server is

@@ -63,12 +63,12 @@ class HttpConnection {
   bool prepare(const std::string& url, const HttpOptions& options);
 
   CURLM* const multi_;
-  CURL* easy_;
-  bool added_ = false;
   const std::string origin_;
   const std::string ca_bundle_;
   const bool verify_;
   bool layered_;
+  CURL* const easy_;  // after what may throw while it is made: only the destructor lets go of it
+  bool added_ = false;
   curl_socket_t socket_ = CURL_SOCKET_BAD;
   bool used_ = false;
   int wake_at_ = 1;

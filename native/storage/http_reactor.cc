@@ -30,20 +30,17 @@ Error system_error(const char* what, int error) {
 
 std::optional<double> HttpReaderState::outlier_seconds() const {
   const std::lock_guard lock(mutex_);
-  if (durations_.size() < 8) return std::nullopt;
+  if (reads_ < 8) return std::nullopt;
   auto sorted = durations_;
-  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
-  std::nth_element(sorted.begin(), middle, sorted.end());
+  const auto end = sorted.begin() + static_cast<std::ptrdiff_t>(std::min(reads_, kSample));
+  const auto middle = sorted.begin() + (end - sorted.begin()) / 2;
+  std::nth_element(sorted.begin(), middle, end);
   return 3 * *middle;
 }
 
-void HttpReaderState::took(double seconds) {
+void HttpReaderState::took(double seconds) noexcept {
   const std::lock_guard lock(mutex_);
-  if (durations_.size() < kSample) {
-    durations_.push_back(seconds);
-  } else {
-    durations_[next_++ % kSample] = seconds;
-  }
+  durations_[reads_++ % kSample] = seconds;
 }
 
 HttpReactor::~HttpReactor() { stop(); }

@@ -13,7 +13,6 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
-#include <vector>
 
 #include "base/log.h"
 #include "base/result.h"
@@ -39,13 +38,14 @@ struct HttpReaderState {
 
   // The longest that an ordinary read takes; nothing before there is a sample of them.
   [[nodiscard]] std::optional<double> outlier_seconds() const;
-  void took(double seconds);
+  // Needs no memory: it is part of every end.
+  void took(double seconds) noexcept;
 
  private:
   static constexpr std::size_t kSample = 64;
   mutable std::mutex mutex_;
-  std::vector<double> durations_;  // of the latest reads, as a ring
-  std::size_t next_ = 0;
+  std::array<double, kSample> durations_;  // of the latest reads, as a ring
+  std::size_t reads_ = 0;
 };
 
 class HttpReactor {

@@ -1,6 +1,7 @@
 #include "storage/url.h"
 
 #include <algorithm>
+#include <memory>
 
 namespace weightstream {
 
@@ -15,9 +16,8 @@ bool Url::go_to(const std::string& location) {
 std::string Url::part(CURLUPart part, unsigned flags) const {
   char* text = nullptr;
   if (!valid_ || curl_url_get(handle_, part, &text, flags) != CURLUE_OK) return {};
-  std::string result(text);
-  curl_free(text);
-  return result;
+  const std::unique_ptr<char, decltype(&curl_free)> owned(text, &curl_free);
+  return text;
 }
 
 std::string origin_of(const std::string& url) {
