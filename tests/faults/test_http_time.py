@@ -183,8 +183,8 @@ def test_a_deadline_bounds_what_is_slow(remote_model: Model) -> None:
     ("k", "actions"),
     [
         (1, [Status(503)]),
-        (1, [Status(503, {"Retry-After": "2"})]),
-        (3, [Status(503, {"Retry-After": "2"})]),
+        (1, [Status(503, {"Retry-After": "1"})]),
+        (3, [Status(503, {"Retry-After": "1"})]),
         (1, [Fin()]),
         (3, [Body(10), Fin()]),
         (1, [Stall(60)]),
@@ -194,7 +194,7 @@ def test_a_deadline_bounds_what_is_slow(remote_model: Model) -> None:
     ids=repr,
 )
 def test_a_deadline_bounds_what_is_tried_again(remote_model: Model, k: int, actions: list[Action]) -> None:
-    # After Retry-After: 2, the load that shows that all is well again waits for it, too.
+    # After Retry-After, the load that shows that all is well again waits for it, too.
     with ScriptedServer(remote_model.data) as server:
         server.when(lambda request: request.number >= k, *actions)
         numbers = {"deadline": 0.4, "max_attempts": 10_000, "connect_attempts": 10_000, "backoff_cap": 60}

@@ -6,13 +6,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fetching import clean_environment
 
 from checkpoints import blocks, raw, write_file, write_shards
 from commands import run
@@ -31,6 +32,8 @@ pytestmark = pytest.mark.usefixtures("environment")
 
 INDEX = "model.safetensors.index.json"
 SHARDS = {"model-1.safetensors": blocks(2, 3_000_000), "model-2.safetensors": {"last": raw("U8", (500,), 5)}}
+# What is set counts for doctor, too.
+HASTY = {"http": {"first_byte_seconds": 0.5, "connect_timeout": 0.5, "stall_seconds": 0.5, "max_attempts": 2}}
 SECRETS = (OWNER.secret_key, READER.secret_key, STRANGER.secret_key, KEY, TOKEN, HUB_TOKEN, "canary", "ignature=")
 REMOTE = ["location", "credentials", "network", "listing", "header", "read", "throughput", "reader"]
 
@@ -40,17 +43,53 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("doctor") / "model", SHARDS, INDEX)
 
 
-def examine(location: str, options: dict[str, Any], status: int = 0, **env: str) -> dict[str, dict[str, Any]]:
+def examine(
+    location: str,
+    options: dict[str, Any],
+    status: int = 0,
+    environment: Mapping[str, str] | None = None,
+    **variables: str,
+) -> dict[str, dict[str, Any]]:
     """The steps by name, of a command that takes less than half a minute and tells no secrets."""
     began = time.monotonic()
-    environment = {**os.environ, "WEIGHTSTREAM_STORAGE_OPTIONS": json.dumps(options), **env}
-    result = run("doctor", location, "--json", env=environment)
+    own = os.environ if environment is None else environment
+    env = {**own, "WEIGHTSTREAM_STORAGE_OPTIONS": json.dumps(options), **variables}
+    result = run("doctor", location, "--json", env=env)
     assert time.monotonic() - began < 30
     assert [secret for secret in SECRETS if secret in result.stdout + result.stderr] == []
     assert result.returncode == status, result.stdout + result.stderr
     report = json.loads(result.stdout)
     assert report["ok"] is (status == 0)
     return {step["name"]: step for step in report["steps"]}
+
+
+# Each with the waits that everybody has.
+SILENCE: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "http": ("{url}/m.safetensors", None, {}),
+    "s3": ("s3://b/m", "endpoint_url", {"region_name": REGION, "config": {"s3": {"addressing_style": "path"}}}),
+    "gs": ("gs://b/m", "endpoint_url", {"anonymous": True}),
+    "az": ("az://models/m", "account_url", {"account_key": KEY}),
+    "hf": ("hf://org/model", "endpoint", {}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silence(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, dict[str, Future[dict[str, Any]]]]]:
+    """A server that never answers, and what becomes of examining it: they only wait, while other tests run."""
+    if not any(item.name == "test_who_listens_never_answers" for item in request.session.items):
+        yield "", {}
+        return
+    with clean_environment(tmp_path_factory.mktemp("silence")):
+        env = {**os.environ, **READER.environment}
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent, ThreadPoolExecutor(len(SILENCE)) as pool:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        running = {}
+        for kind, (location, setting, options) in SILENCE.items():
+            given = options if setting is None else {**options, setting: url}
+            running[kind] = pool.submit(examine, location.format(url=url), given, 1, env)
+        yield url, running
 
 
 def check_well(found: dict[str, dict[str, Any]], files: int = 2) -> None:
@@ -187,39 +226,6 @@ def test_nobody_listens() -> None:
     assert "refused the connection" in failing(found)["listing"]
 
 
-# What is set counts for it, too.
-HASTY = {"http": {"first_byte_seconds": 0.5, "connect_timeout": 0.5, "stall_seconds": 0.5, "max_attempts": 2}}
-
-# Each with the waits that everybody has, and the steps that fail then.
-SILENCE: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "http": ("{url}/m.safetensors", None, {}),
-    "s3": ("s3://b/m", "endpoint_url", {"region_name": REGION, "config": {"s3": {"addressing_style": "path"}}}),
-    "gs": ("gs://b/m", "endpoint_url", {"anonymous": True}),
-    "az": ("az://models/m", "account_url", {"account_key": KEY}),
-    "hf": ("hf://org/model", "endpoint", {}),
-}
-
-
-def test_who_listens_never_answers(environment: pytest.MonkeyPatch) -> None:
-    """An SDK's own error is told, although it takes most of the half minute to come. All at once: they only wait."""
-    for name, value in READER.environment.items():
-        environment.setenv(name, value)
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent, ThreadPoolExecutor(len(SILENCE)) as pool:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        running = {
-            kind: pool.submit(
-                examine, location.format(url=url), options if setting is None else {**options, setting: url}, 1
-            )
-            for kind, (location, setting, options) in SILENCE.items()
-        }
-        found = {kind: failing(result.result()) for kind, result in running.items()}
-    assert {kind: list(steps) for kind, steps in found.items()} == {
-        kind: ["header" if kind == "http" else "listing"] for kind in SILENCE
-    }
-    for kind in SILENCE.keys() - {"http"}:
-        assert f"cannot reach {url}: it did not answer in time; check the endpoint" in found[kind]["listing"]
-
-
 @pytest.mark.parametrize(
     ("break_", "step", "says"),
     [
@@ -267,3 +273,14 @@ def test_a_slow_server(nginx: NginxServer) -> None:
     assert levels[1] == pytest.approx(SLOW_RATE, rel=0.5)
     assert levels[2] > 1.3 * levels[1]
     assert "may bring more" in found["throughput"]["summary"]
+
+
+def test_who_listens_never_answers(silence: tuple[str, dict[str, Future[dict[str, Any]]]]) -> None:
+    """An SDK's own error is told, although it takes most of the half minute to come."""
+    url, running = silence
+    found = {kind: failing(result.result()) for kind, result in running.items()}
+    assert {kind: list(steps) for kind, steps in found.items()} == {
+        kind: ["header" if kind == "http" else "listing"] for kind in SILENCE
+    }
+    for kind in SILENCE.keys() - {"http"}:
+        assert f"cannot reach {url}: it did not answer in time; check the endpoint" in found[kind]["listing"]

@@ -17,6 +17,7 @@ from servers.messages import plain
 from servers.programs import free_ports
 from servers.scripted import ScriptedServer
 from weightstream.sources import Access, list_files, resolve
+from weightstream.sources import azure as sources_azure
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -109,6 +110,13 @@ def test_each_kind_of_credentials(
         assert KEY not in source.access.url
         assert source.renew is not None
         assert get(source.renew()) == stored[SHARDS[0]]
+
+
+@pytest.fixture
+def soon_again(environment: pytest.MonkeyPatch) -> None:
+    """The SDK asks twice, as ever, without a second in between. How long it takes is for test_doctor.py to see."""
+    waits = {"initial_backoff": 0.01, "increment_base": 0, "random_jitter_range": 0}
+    environment.setattr(sources_azure, "_RETRY", {**sources_azure._RETRY, **waits})
 
 
 class Token:
@@ -254,6 +262,7 @@ def test_what_is_wrong_is_said(
         (500, "InternalError", ws.ServerError, "service code InternalError"),
     ],
 )
+@pytest.mark.usefixtures("soon_again")
 def test_what_the_service_answers(status: int, code: str, error: type[ws.WeightstreamError], message: str) -> None:
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>canarySecret</Message></Error>"
     headers = {"x-ms-error-code": code, "x-ms-request-id": "R1", "Content-Type": "application/xml"}
@@ -354,6 +363,7 @@ def test_no_credentials(azure: AzureServer, environment: pytest.MonkeyPatch) -> 
         ("https://{host}", "TLS handshake failed"),
     ],
 )
+@pytest.mark.usefixtures("soon_again")
 def test_an_endpoint_that_cannot_be_reached(azure: AzureServer, url: str, message: str) -> None:
     filled = url.format(free=free_ports(1)[0], host=azure.account_url.partition("://")[2])
     since = time.monotonic()
@@ -362,6 +372,7 @@ def test_an_endpoint_that_cannot_be_reached(azure: AzureServer, url: str, messag
     assert time.monotonic() - since < 30
 
 
+@pytest.mark.usefixtures("soon_again")
 def test_a_certificate_that_nobody_trusts(authority: Any) -> None:
     with ScriptedServer(lambda request: plain(200), tls=authority.context()) as server:
         settings = {"account_url": f"{server.origin}/weights", "account_key": KEY}
