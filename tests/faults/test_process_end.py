@@ -245,7 +245,7 @@ assert all(exact(stream, name, tensor) for name, tensor in pairs)
 @pytest.mark.parametrize("leave", ["sys.exit(0)", "os._exit(0)", "del stream; sys.exit(0)", "next(stream, None)"])
 def test_a_fork_while_another_thread_waits(model: Path, read_faults: Path, leave: str) -> None:
     program = f"""
-stream = start(50)
+stream = start(20)
 pairs = []
 def consume():
     pairs.extend(stream)

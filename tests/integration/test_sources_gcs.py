@@ -20,6 +20,7 @@ from servers.messages import plain
 from servers.programs import free_ports
 from servers.scripted import ScriptedServer
 from weightstream.sources import describe, list_files, resolve
+from weightstream.sources import gcs as sources_gcs
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -203,7 +204,9 @@ def test_what_the_service_answers(
     body: Any,
     error: type[ws.WeightstreamError],
     message: str,
+    environment: pytest.MonkeyPatch,
 ) -> None:
+    environment.setattr(sources_gcs, "_BACKOFF", 0.01)  # how long it takes is for test_doctor.py to see
     made, server = service
     made.refusal = (status, body)
     since = time.monotonic()

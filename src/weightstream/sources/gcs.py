@@ -28,6 +28,7 @@ OPTIONS = frozenset({"credentials", "credentials_file", "anonymous", "user_proje
 
 _ENDPOINT = "https://storage.googleapis.com"
 _TIMEOUT = (5, 8)  # seconds: to connect, and between bytes
+_BACKOFF = 0.5  # seconds, doubled for each further try
 _PAGE = 1000
 
 
@@ -254,7 +255,7 @@ def _prepare(session: Any, transport: Transport) -> None:
         total=2,
         connect=1,
         read=1,
-        backoff_factor=0.5,
+        backoff_factor=_BACKOFF,
         status_forcelist=(408, 429, 500, 502, 503, 504),
         respect_retry_after_header=False,  # it could ask for more than our half minute
         raise_on_status=False,
