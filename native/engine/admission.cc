@@ -1,6 +1,7 @@
 #include "engine/admission.h"
 
 #include <cstddef>
+#include <utility>
 
 namespace weightstream {
 namespace {
@@ -10,39 +11,54 @@ constexpr std::size_t kMostAdmitted = 64;
 
 }  // namespace
 
-std::optional<std::uint32_t> Admission::next(Lane& lane) {
+Result<std::optional<std::uint32_t>> Admission::next(Lane& lane) {
   while (lane.admitted.empty() && next_read_ < plan_.reads.size()) {
-    const PlanRead& read = plan_.reads[next_read_];
-    Lane& owner = lanes_.of(read.source);
+    Lane& owner = lanes_.of(plan_.reads[next_read_].source);
     if (owner.admitted.size() >= kMostAdmitted) break;  // the owner is slower: no use in running ahead of it
-    if (!budget_.try_take(read.range.size(), room_for_oldest())) {
+    auto admitted = landing_.try_admit(next_read_);
+    if (!admitted) return std::move(admitted).error();
+    if (!*admitted) {
       lane.starved = true;
       out_of_room_ = true;
-      return std::nullopt;
+      return std::optional<std::uint32_t>{};
     }
     owner.admitted.push_back(next_read_++);
     if (&owner != &lane) owner.wake_if_starved();
   }
   if (lane.admitted.empty()) {
     lane.starved = true;
-    return std::nullopt;
+    return std::optional<std::uint32_t>{};
   }
   const auto read = lane.admitted.front();
   lane.admitted.pop_front();
   if (lane.admitted.size() + 1 == kMostAdmitted) wake_starved();
-  return read;
+  return std::optional(read);
 }
 
 void Admission::wake_starved() {
   if (next_read_ == plan_.reads.size()) return;
   // Waking a lane that would find no room again costs more than it brings.
-  if (!budget_.fits(plan_.reads[next_read_].range.size(), room_for_oldest())) return;
+  if (!landing_.may_admit(next_read_)) return;
   for (const auto& lane : lanes_.all()) lane->wake_if_starved();
 }
 
-std::uint64_t Admission::room_for_oldest() const {
-  const auto oldest = ready_.oldest_incomplete();
-  return oldest < plan_.items.size() ? plan_.span(oldest) : 0;
+void Admission::offer_room() {
+  out_of_room_ = false;
+  if (next_read_ < plan_.reads.size() && landing_.may_admit(next_read_)) {
+    wake_starved();
+  } else {
+    landing_.turn_down();
+  }
+}
+
+std::vector<std::uint32_t> Admission::take_rest() {
+  std::vector<std::uint32_t> rest;
+  for (const auto& lane : lanes_.all()) {
+    rest.insert(rest.end(), lane->admitted.begin(), lane->admitted.end());
+    lane->admitted.clear();
+  }
+  while (next_read_ < plan_.reads.size()) rest.push_back(next_read_++);
+  return rest;
 }
 
 }  // namespace weightstream

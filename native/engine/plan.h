@@ -15,6 +15,7 @@ namespace weightstream {
 struct PlanItem {
   std::uint32_t source = 0;
   ByteRange range;
+  std::uint32_t alignment = 1;  // bytes, of one element
 };
 
 struct PlanRead {

@@ -18,9 +18,11 @@ struct StreamStats {
   std::uint64_t retries = 0;
   double seconds = 0;                // from start to the last hand-over, or until now
   double first_item_seconds = 0;     // from start to the first hand-over
-  double wait_storage_seconds = 0;   // the consumer waited in next()
+  double wait_storage_seconds = 0;   // the consumer waited in next() for storage
+  double wait_device_seconds = 0;    // the consumer waited in next() for copies to a device
   double wait_consumer_seconds = 0;  // reading waited for the consumer to take what was ready (the memory limit)
   std::uint64_t peak_host_bytes = 0;
+  std::uint64_t peak_device_bytes = 0;
   std::array<std::uint64_t, std::size(kReaderKinds)> bytes_by_reader{};  // indexed by ReaderKind
 };
 

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "engine/host_landing.h"
+
 namespace weightstream {
 namespace {
 
@@ -27,11 +29,11 @@ Stream::Stream(std::shared_ptr<const Sources> sources, Plan plan, const StreamOp
     : sources_(std::move(sources)),
       plan_(std::move(plan)),
       called_(called),
-      arenas_(*sources_, plan_, kept_share(options.memory_limit)),
       lanes_(*sources_, log_),
       process_(::getpid()),
       ready_(plan_.items.size(), options.file_order),
-      admission_(plan_, lanes_, ready_, options.memory_limit - kept_share(options.memory_limit)),
+      landing_(make_landing(options)),
+      admission_(plan_, lanes_, *landing_),
       reads_left_of_source_(sources_->size(), 0),
       open_handles_(sources_->size()) {
   for (const auto& item : plan_.items) stats_.bytes_total += item.range.size();
@@ -55,19 +57,20 @@ Result<std::unique_ptr<Stream>> Stream::start(std::shared_ptr<const Sources> sou
   return stream;
 }
 
-Status Stream::begin(const StreamOptions& options) {
-  const auto open_all = [&]() -> Status {
-    if (auto opened = lanes_.open(plan_, options, *this); !opened) return opened;
-    for (const auto& [source, reason] : lanes_.reasons()) {
-      if (auto opened = arenas_.open(source, lanes_.of(source).kind); !opened) return opened;
-    }
-    return Ok{};
-  };
-  if (auto opened = open_all(); !opened) {
-    arenas_.drop();  // nothing is held in them yet
-    return opened;
+// A single read gains nothing from going through pinned memory, and a mapping is where it is.
+std::unique_ptr<Landing> Stream::make_landing(const StreamOptions& options) {
+  Landing::Owner& owner = *this;
+  if (!options.device || plan_.reads.size() < 2 || options.backend == Backend::kMmap) {
+    return std::make_unique<HostLanding>(owner, *sources_, plan_, ready_, options.memory_limit);
   }
-  arenas_.declare_holds();
+  auto landing = std::make_unique<DeviceLanding>(owner, plan_, ready_, *options.device, options.memory_limit);
+  device_ = landing.get();
+  return landing;
+}
+
+Status Stream::begin(const StreamOptions& options) {
+  if (auto opened = lanes_.open(plan_, options, *this); !opened) return opened;
+  if (auto opened = landing_->open(lanes_); !opened) return opened;
   return lanes_.start(options);
 }
 
@@ -77,22 +80,26 @@ std::optional<ReadRequest> Stream::pull(Lane& lane) {
   // Outside of the lock: the kernel has work to do here.
   const PlanRead& plan = plan_.reads[*read];
   keep_open(plan.source);
-  arenas_.prepare(plan);
   const Source& source = sources_->at(plan.source);
   return ReadRequest{.source = &source,
                      .offset = plan.range.begin,
                      .length = plan.range.size(),
                      .wanted = wanted_bytes(plan, source),
-                     .into = arenas_.at(plan),
+                     .into = landing_->place(*read),
                      .id = *read};
 }
 
 std::optional<std::uint32_t> Stream::admit(Lane& lane) {
   const std::lock_guard lock(mutex_);
   if (closed_ || error_) return std::nullopt;
-  const auto read = admission_.next(lane);
-  if (!read) account_blocked();
-  return read;
+  auto read = admission_.next(lane);
+  if (!read) {
+    fail(std::move(read).error());
+    return std::nullopt;
+  }
+  if (*read) ++reading_;
+  account_waits();
+  return *read;
 }
 
 // Keeps the file of a read open from its first read to its last, whatever happens to its name meanwhile. Not under the
@@ -113,29 +120,60 @@ void Stream::keep_open(std::uint32_t source) {
 
 void Stream::complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> result) {
   const PlanRead& plan = plan_.reads[read];
-  // After a failure nobody knows whether a device still writes there: those blocks are held until the arena goes.
-  if (result.ok()) arenas_.release(plan);
-  const std::lock_guard lock(mutex_);
-  if (--reads_left_of_source_[plan.source] == 0) open_handles_[plan.source].reset();
-  if (!result.ok()) {
-    if (!error_ && !closed_) error_ = std::move(result).error();
-    account_blocked();
-    ready_changed_.notify_all();
-    return;
+  {
+    const std::lock_guard lock(mutex_);
+    --reading_;
+    if (--reads_left_of_source_[plan.source] == 0) open_handles_[plan.source].reset();
+    if (!result.ok()) {
+      fail(std::move(result).error());
+      return;
+    }
+    ++stats_.reads;
+    stats_.retries += result->retries;
+    const std::uint64_t bytes = wanted_bytes(plan, sources_->at(plan.source));
+    stats_.bytes_read += bytes;
+    stats_.bytes_by_reader[static_cast<std::size_t>(lane.kind)] += bytes;
+    ++landing_reads_;
+    account_waits();
   }
-  ++stats_.reads;
-  stats_.retries += result->retries;
-  const std::uint64_t bytes = wanted_bytes(plan, sources_->at(plan.source));
-  stats_.bytes_read += bytes;
-  stats_.bytes_by_reader[static_cast<std::size_t>(lane.kind)] += bytes;
-  if (error_) return;  // it comes after the end
-  admission_.give_back(plan.wasted);
+  landing_->arrived(read);
+}
+
+void Stream::landed(std::uint32_t read) {
+  const PlanRead& plan = plan_.reads[read];
+  const std::lock_guard lock(mutex_);
+  --landing_reads_;
+  const bool room = landing_->settle(read);
+  if (error_ || closed_) return;  // it comes after the end
   for (auto item = plan.first_item; item < plan.first_item + plan.items; ++item) {
     if (plan_.reads_left[item] > 0 && --plan_.reads_left[item] == 0) ready_.complete(item);
   }
-  account_blocked();
+  account_waits();
   if (consumer_waits_ && ready_.any()) ready_changed_.notify_one();
-  if (plan.wasted > 0) admission_.wake_starved();
+  if (room) admission_.wake_starved();
+}
+
+void Stream::failed(std::uint32_t read, Error error) {
+  const PlanRead& plan = plan_.reads[read];
+  const Source& source = sources_->at(plan.source);
+  error = std::move(error).at(source.name());
+  error.range = ByteRange{plan.range.begin, std::min(plan.range.end, source.size())};
+  const std::lock_guard lock(mutex_);
+  fail(std::move(error));
+}
+
+void Stream::made_room() {
+  const std::lock_guard lock(mutex_);
+  if (closed_) return;  // the readers may be gone
+  admission_.offer_room();
+  account_waits();
+}
+
+// Precondition: mutex_ is held. The first error is the stream's.
+void Stream::fail(Error error) {
+  if (!error_ && !closed_) error_ = std::move(error);
+  account_waits();
+  ready_changed_.notify_all();
 }
 
 void Stream::started(Lane& lane) {
@@ -145,16 +183,50 @@ void Stream::started(Lane& lane) {
 }
 
 // Precondition: mutex_ is held. Reading waits for the consumer while a read finds no room and the consumer has
-// something to take.
-void Stream::account_blocked() {
-  const bool counts = admission_.out_of_room() && !closed_ && !error_ && ready_.any() && !consumer_waits_;
-  if (counts == blocked_since_.has_value()) return;
-  if (counts) {
-    blocked_since_ = Clock::now();
+// something to take. The consumer waits for the device while reading has to wait for copies, or only copies are left.
+void Stream::account_waits() {
+  const bool runs = !closed_ && !error_;
+  const bool out_of_room = admission_.out_of_room();
+  const bool by_device = out_of_room && landing_->bound() == Landing::Bound::kDevice;
+  blocked_.set(runs && out_of_room && !by_device && ready_.any() && !consumer_waits_, stats_.wait_consumer_seconds);
+  device_bound_.set(runs && consumer_waits_ && landing_reads_ > 0 && (by_device || reading_ == 0),
+                    stats_.wait_device_seconds);
+}
+
+void Stream::Span::set(bool holds, double& total) {
+  if (holds == since.has_value()) return;
+  if (holds) {
+    since = Clock::now();
   } else {
-    stats_.wait_consumer_seconds += seconds(Clock::now() - *blocked_since_);
-    blocked_since_.reset();
+    total += so_far(Clock::now());
+    since.reset();
   }
+}
+
+double Stream::Span::so_far(Clock::time_point now) const { return since ? seconds(now - *since) : 0; }
+
+DeviceGroups::Span Stream::due(std::uint64_t most_bytes) const {
+  std::unique_lock lock(mutex_, std::defer_lock);
+  if (device_ == nullptr || ::getpid() != process_) return {};
+  lock.lock();
+  if (closed_ || error_) return {};
+  return device_->window().due(most_bytes);
+}
+
+Status Stream::provide(const std::vector<std::uint64_t>& addresses, ForeignStream allocated_on) {
+  if (device_ == nullptr || addresses.empty() || ::getpid() != process_) return Ok{};
+  const std::lock_guard lock(mutex_);
+  if (closed_) return Ok{};
+  auto order = device_->after(allocated_on);
+  if (!order) {
+    fail(order.error());
+    return std::move(order).error();
+  }
+  for (const auto address : addresses) device_->window().provide(address, *order);
+  admission_.made_room();
+  account_waits();
+  admission_.wake_starved();
+  return Ok{};
 }
 
 Result<Stream::Next> Stream::next(std::vector<ReadyItem>& batch, Clock::duration patience) {
@@ -171,10 +243,13 @@ Result<Stream::Next> Stream::next(std::vector<ReadyItem>& batch, Clock::duration
   }
   if (!error_ && !ready_.all_taken() && !ready_.any()) {
     consumer_inside_ = consumer_waits_ = true;
+    account_waits();
     const auto begin = Clock::now();
+    const double device_before = stats_.wait_device_seconds;
     ready_changed_.wait_until(lock, begin + patience, [this] { return error_ || closed_ || ready_.any(); });
-    stats_.wait_storage_seconds += seconds(Clock::now() - begin);
     consumer_inside_ = consumer_waits_ = false;
+    account_waits();
+    stats_.wait_storage_seconds += seconds(Clock::now() - begin) - (stats_.wait_device_seconds - device_before);
   }
   if (closed_ || !ready_.any()) {
     if (error_) return *error_;
@@ -187,7 +262,7 @@ Result<Stream::Next> Stream::next(std::vector<ReadyItem>& batch, Clock::duration
   do {
     const auto item = ready_.take();
     const PlanItem& plan = plan_.items[item];
-    batch.push_back({item, arenas_.lease(plan)});
+    batch.push_back({item, landing_->hand_out(item)});
     bytes += plan.range.size();
   } while (ready_.any() && batch.size() - before < kBatchItems &&
            bytes + plan_.items[ready_.front()].range.size() <= kBatchBytes);
@@ -197,8 +272,8 @@ Result<Stream::Next> Stream::next(std::vector<ReadyItem>& batch, Clock::duration
   stats_.seconds = now;
   stats_.items += batch.size() - before;
   stats_.bytes += bytes;
-  admission_.taken(bytes);
-  account_blocked();
+  admission_.made_room();
+  account_waits();
   admission_.wake_starved();
   return Next::kItems;
 }
@@ -208,26 +283,19 @@ void Stream::close() {
     // After a fork the threads live in the parent only, and the lock may have been theirs at that moment: nothing here
     // can be locked or joined. What they own is left alone.
     lanes_.abandon();
+    static_cast<void>(landing_.release());
     return;
   }
   {
     const std::lock_guard lock(mutex_);
     if (closed_) return;
     closed_ = true;
-    account_blocked();
+    account_waits();
   }
   ready_changed_.notify_all();
   // With descriptors and buffers: whoever closed the stream may keep the object for its numbers.
   lanes_.stop();
-  // Readers are still now. What was never read or handed out will never be: its holds go, so that blocks it shares
-  // with items that live on can go when those do.
-  arenas_.end_reuse();
-  admission_.drop_rest([this](std::uint32_t read) { arenas_.release(plan_.reads[read]); });
-  for (std::uint32_t item = 0; item < plan_.items.size(); ++item) {
-    if (ready_.taken(item)) continue;
-    [[maybe_unused]] const Lease dropped = arenas_.lease(plan_.items[item]);
-  }
-  arenas_.drop();
+  landing_->close(admission_.take_rest(), ready_);
   open_handles_.assign(open_handles_.size(), nullptr);
 }
 
@@ -235,10 +303,12 @@ StreamStats Stream::stats() const {
   std::unique_lock lock(mutex_, std::defer_lock);
   if (::getpid() == process_) lock.lock();  // see close()
   StreamStats stats = stats_;
-  stats.peak_host_bytes = admission_.peak();
+  stats.peak_host_bytes = landing_ ? landing_->peak_host_bytes() : 0;
+  if (device_ != nullptr) stats.peak_device_bytes = device_->window().peak();
   const auto now = Clock::now();
   if (!closed_ && !error_ && !ready_.all_taken()) stats.seconds = seconds(now - called_);
-  if (blocked_since_) stats.wait_consumer_seconds += seconds(now - *blocked_since_);
+  stats.wait_consumer_seconds += blocked_.so_far(now);
+  stats.wait_device_seconds += device_bound_.so_far(now);
   return stats;
 }
 

@@ -1,5 +1,5 @@
-// A running plan: reads are admitted in plan order while the budget allows, land in arenas, and complete items, which
-// next() hands out.
+// A running plan: reads are admitted in plan order while there is room, land in host memory or on a device, and
+// complete items, which next() hands out.
 //
 // Threads: one consumer calls next(); readers call pull() and complete() from threads of their own; close() and
 // stats() may be called from anywhere. One lock guards the state; it is held for moments, never across a read.
@@ -16,13 +16,15 @@
 
 #include "base/log.h"
 #include "base/result.h"
+#include "device/copy_stream.h"
 #include "engine/admission.h"
+#include "engine/device_landing.h"
+#include "engine/landing.h"
 #include "engine/lanes.h"
 #include "engine/plan.h"
 #include "engine/ready_items.h"
 #include "engine/sources.h"
 #include "engine/stats.h"
-#include "engine/stream_arenas.h"
 #include "engine/stream_options.h"
 #include "memory/arena.h"
 
@@ -31,10 +33,10 @@ namespace weightstream {
 // A handed-out item: its index among the items that start() was given, and its bytes.
 struct ReadyItem {
   std::uint32_t index = 0;
-  Lease lease;  // empty for an item of no bytes
+  Lease lease;  // empty for an item of no bytes, or on a device
 };
 
-class Stream final : private Lane::Owner {
+class Stream final : private Lane::Owner, private Landing::Owner {
  public:
   using Clock = std::chrono::steady_clock;
 
@@ -51,6 +53,21 @@ class Stream final : private Lane::Owner {
   // The first error of any read ends the stream: what was ready before it is handed out, then every call returns it.
   Result<Next> next(std::vector<ReadyItem>& batch, Clock::duration patience);
 
+  // What follows is for streams to a device.
+
+  // The groups that share memory; null where items are handed out in host memory: no device was asked for, or it is
+  // not worth it for a single read.
+  [[nodiscard]] const DeviceGroups* device_groups() const { return device_ ? &device_->groups() : nullptr; }
+  // The groups that should get memory now, about `most_bytes` of them at a time. Nothing is read for others.
+  [[nodiscard]] DeviceGroups::Span due(std::uint64_t most_bytes) const;
+  // Gives memory to the groups from due().begin on, in order: an address for each. It was allocated on the foreign
+  // stream `allocated_on`, and must stay until its items are handed out, or for as long as device_is_quiet() after
+  // close() says otherwise. An error is the stream's.
+  Status provide(const std::vector<std::uint64_t>& addresses, ForeignStream allocated_on);
+  // After close(): whether nothing writes any more to memory that was provided. If not (a device that hangs), it must
+  // never be freed.
+  [[nodiscard]] bool device_is_quiet() const { return device_ == nullptr || device_->quiet(); }
+
   // Stops reading and joins every thread. Items that were handed out stay valid. Idempotent.
   void close();
 
@@ -62,25 +79,38 @@ class Stream final : private Lane::Owner {
  private:
   Stream(std::shared_ptr<const Sources> sources, Plan plan, const StreamOptions& options, Clock::time_point called);
   Status begin(const StreamOptions& options);
+  std::unique_ptr<Landing> make_landing(const StreamOptions& options);
   std::optional<ReadRequest> pull(Lane& lane) override;
   void complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> result) override;
   void started(Lane& lane) override;
+  void landed(std::uint32_t read) override;
+  void failed(std::uint32_t read, Error error) override;
+  void made_room() override;
   std::optional<std::uint32_t> admit(Lane& lane);
   void keep_open(std::uint32_t source);
-  void account_blocked();
+  void fail(Error error);
+  void account_waits();
+
+  // Time that passes while a condition holds.
+  struct Span {
+    std::optional<Clock::time_point> since;
+    void set(bool holds, double& seconds);
+    [[nodiscard]] double so_far(Clock::time_point now) const;
+  };
 
   // Fixed once start() returned.
   std::shared_ptr<const Sources> sources_;
   Plan plan_;
   Clock::time_point called_;
   LogSink log_;
-  StreamArenas arenas_;
   Lanes lanes_;
   int process_;  // the pid that started the threads
 
   mutable std::mutex mutex_;
   std::condition_variable ready_changed_;
   ReadyItems ready_;
+  DeviceLanding* device_ = nullptr;  // the landing, where it is a device
+  std::unique_ptr<Landing> landing_;
   Admission admission_;
   std::vector<std::uint32_t> reads_left_of_source_;
   std::vector<std::shared_ptr<LocalFile::Handle>> open_handles_;  // per source: open while its reads go on
@@ -88,7 +118,10 @@ class Stream final : private Lane::Owner {
   bool closed_ = false;
   bool consumer_waits_ = false;
   bool consumer_inside_ = false;
-  std::optional<Clock::time_point> blocked_since_;  // reading waits for the consumer
+  std::uint64_t reading_ = 0;  // reads that readers have
+  std::uint64_t landing_reads_ = 0;  // that arrived, and have not landed
+  Span blocked_;  // reading waits for the consumer
+  Span device_bound_;  // the consumer waits for copies
   StreamStats stats_;
 };
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
+#include "engine/device_target.h"
 #include "engine/plan.h"
 #include "engine/readers.h"
 #include "engine/sources.h"
@@ -14,6 +16,7 @@ struct StreamOptions {
   std::uint64_t memory_limit = 0;  // bytes in flight or ready but not taken; 0: a default that fits the machine
   std::uint32_t concurrency = 0;   // most reads in flight per reader; 0: found out while reading
   Backend backend = Backend::kAuto;
+  std::optional<DeviceTarget> device = {};  // where items go; host memory without one
   ReaderFactory make_reader = weightstream::make_reader;  // tests put faults here
 };
 

@@ -61,7 +61,7 @@ SlotCell* SlotBanks::take(SlotAccount& account) {
   SlotCell* cell = (*step)->free.back();
   (*step)->free.pop_back();
   cell->account = account.shared_from_this();
-  ++account.held;
+  account.peak = std::max<std::uint64_t>(account.peak, ++account.held);
   ++in_use_;
   bank.grows_ahead = --bank.free == 0;
   return cell;

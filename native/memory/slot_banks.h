@@ -69,6 +69,7 @@ struct SlotAccount : std::enable_shared_from_this<SlotAccount> {
   std::uint64_t most = 0;
   std::function<void()> wake;
   std::uint64_t held = 0;  // `granted` included
+  std::atomic<std::uint64_t> peak = 0;  // of held
   SlotCell* granted = nullptr;  // set aside for it, because it was its turn
   std::uint32_t waking = 0;  // calls of wake() under way
 };

@@ -93,6 +93,8 @@ class SlotUser {
 
   // Slots, at least 1.
   [[nodiscard]] std::uint64_t budget() const { return account_->most; }
+  // The most slots that it had at a time, those set aside for it included.
+  [[nodiscard]] std::uint64_t peak() const { return account_->peak; }
 
  private:
   friend class SlotPool;

@@ -1,0 +1,96 @@
+// The copies of one stream to its device: what has been read is copied by a stream of the device's own, in the order in
+// which it arrives, and each slot goes back when the copies out of it have ended. A thread submits them and looks for
+// their events.
+//
+// Memory may be written to after the event that was recorded when it was allocated: the copies wait for it on the
+// device, and only those that need it.
+//
+// Lock order: no lock is held while an owner is called or a slot is dropped.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "base/result.h"
+#include "device/accelerator.h"
+#include "device/copy_stream.h"
+#include "engine/landing.h"
+#include "memory/slot_pool.h"
+
+namespace weightstream {
+
+// The bytes of one read that are in a slot, and where they go.
+struct DeviceCopy {
+  struct Piece {
+    std::uint64_t to = 0;
+    const std::byte* from = nullptr;
+    std::uint64_t bytes = 0;
+    std::uint32_t order = 0;  // of DeviceCopies::after()
+  };
+  std::uint32_t read = 0;
+  Slot slot;
+  std::vector<Piece> pieces;
+};
+
+class DeviceCopies {
+ public:
+  // The owner outlives it. Fails with kDevice, or kStorage when the system refuses a thread.
+  static Result<std::unique_ptr<DeviceCopies>> start(std::shared_ptr<Accelerator> accelerator, Landing::Owner& owner);
+  ~DeviceCopies();
+  DeviceCopies(const DeviceCopies&) = delete;
+  DeviceCopies& operator=(const DeviceCopies&) = delete;
+
+  // Memory that was allocated on `stream` just now must not be written to before this place in it. Returns the order
+  // that pieces into it carry.
+  Result<std::uint32_t> after(ForeignStream stream);
+
+  // Copies behind the caller's back; landed() says when. A failure is told by failed(), once, and nothing lands then.
+  void add(DeviceCopy copy);
+  // Has the owner told that there is room. From any thread, with any lock but those that the owner's calls take.
+  void wake();
+
+  // Ends the thread and waits for what the device still does, within bounds. Returns whether that is known to be over:
+  // otherwise the destinations must stay allocated for ever (the slots do). Once.
+  [[nodiscard]] bool stop();
+
+ private:
+  struct UnderWay {
+    DeviceCopy copy;
+    DeviceEvent event;  // behind its last piece
+  };
+
+  DeviceCopies(std::shared_ptr<Accelerator> accelerator, Landing::Owner& owner, std::unique_ptr<CopyStream> stream)
+      : accelerator_(std::move(accelerator)), owner_(owner), stream_(std::move(stream)) {}
+  void run();
+  bool submit(DeviceCopy copy);
+  Status queue(const DeviceCopy& copy, DeviceEvent& event);
+  Status wait_on_device(std::uint32_t order);
+  bool reap();
+  Result<DeviceEvent> new_event();
+
+  const std::shared_ptr<Accelerator> accelerator_;
+  Landing::Owner& owner_;
+  const std::unique_ptr<CopyStream> stream_;
+
+  // Of the thread, and of stop() after it.
+  std::deque<UnderWay> under_way_;  // oldest first, which also ends first
+  std::vector<DeviceCopy> unknown_;  // without an event, because of a failure
+  std::vector<DeviceEvent> spare_events_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<DeviceCopy> added_;
+  std::vector<std::optional<DeviceEvent>> orders_;  // until they are waited for
+  bool woken_ = false;
+  bool stops_ = false;
+  std::thread thread_;
+};
+
+}  // namespace weightstream

@@ -1,0 +1,69 @@
+// Reads land in pinned slots and are copied to the device from there; a read has landed when its copies have ended.
+//
+// A read is admitted when all of its bytes have a place on the device, and a slot is free. So a slot never waits for
+// the consumer: a stream that nobody takes anything from holds none, and streams that share the pool cannot stop
+// each other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "device/copy_stream.h"
+#include "engine/device_copies.h"
+#include "engine/device_groups.h"
+#include "engine/device_target.h"
+#include "engine/device_window.h"
+#include "engine/landing.h"
+#include "engine/plan.h"
+#include "engine/ready_items.h"
+#include "memory/slot_pool.h"
+
+namespace weightstream {
+
+class DeviceLanding final : public Landing {
+ public:
+  // All but the target outlive it. `memory_limit`: bytes of slots.
+  DeviceLanding(Owner& owner, const Plan& plan, const ReadyItems& ready, DeviceTarget target,
+                std::uint64_t memory_limit);
+
+  Status open(const Lanes& lanes) override;
+  Result<bool> try_admit(std::uint32_t read) override;
+  [[nodiscard]] bool may_admit(std::uint32_t read) const override { return window_.covers(read); }
+  [[nodiscard]] Bound bound() const override { return bound_; }
+  void turn_down() override { user_->stop_waiting(); }
+  bool settle(std::uint32_t /*read*/) override { return false; }  // the pool tells when a slot is free
+  Lease hand_out(std::uint32_t item) override;
+  [[nodiscard]] std::uint64_t peak_host_bytes() const override { return peak_slots_ * Slot::kBytes; }
+  std::byte* place(std::uint32_t read) override;
+  void arrived(std::uint32_t read) override;
+  void close(const std::vector<std::uint32_t>& unread, const ReadyItems& ready) override;
+
+  [[nodiscard]] const DeviceGroups& groups() const { return groups_; }
+  // Under the owner's lock.
+  [[nodiscard]] DeviceWindow& window() { return window_; }
+  [[nodiscard]] const DeviceWindow& window() const { return window_; }
+  // See DeviceCopies::after().
+  Result<std::uint32_t> after(ForeignStream stream) { return copies_->after(stream); }
+  // After close(): whether the device is known to have ended all copies. If not, what it was given must stay.
+  [[nodiscard]] bool quiet() const { return quiet_; }
+
+ private:
+  Owner& owner_;
+  const Plan& plan_;
+  const DeviceTarget target_;
+  const std::uint64_t memory_limit_;
+  const DeviceGroups groups_;
+  DeviceWindow window_;
+  std::vector<Slot> slots_;  // per read: from its admission until it arrives
+  std::uint64_t peak_slots_ = 0;
+  Bound bound_ = Bound::kConsumer;
+  bool quiet_ = true;
+  std::unique_ptr<DeviceCopies> copies_;
+  std::unique_ptr<SlotUser> user_;  // goes before the copies that it wakes
+};
+
+}  // namespace weightstream

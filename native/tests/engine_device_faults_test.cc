@@ -1,0 +1,157 @@
+// The k-th call of each driver function fails under a whole stream, for k = 1, 2, ... until a clean run; and the device
+// is lost there. Every time: right bytes or a DeviceError in bounded time, nothing left, and the next stream works.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "device_stream_harness.h"
+
+namespace weightstream {
+namespace {
+
+using testing::Consumed;
+using testing::DeviceStreamTest;
+using testing::kMiB;
+
+constexpr int kOutOfMemory = 2;
+constexpr int kIllegalAddress = 700;
+
+class EngineDeviceFaults : public DeviceStreamTest {
+ protected:
+  void SetUp() override {
+    DeviceStreamTest::SetUp();
+    checkpoint_ = testing::make_checkpoint(folder_, {{kMiB, 600, 5000, 3 * kMiB + 7, 70'000}});
+  }
+
+  // Those that a stream calls, beside what opens the device.
+  [[nodiscard]] std::vector<const char*> functions() const {
+    if (cuda()) {
+      return {"cuStreamCreateWithPriority", "cuStreamWaitEvent",   "cuEventCreate", "cuEventRecord", "cuEventQuery",
+              "cuMemHostRegister_v2",       "cuMemcpyHtoDAsync_v2"};
+    }
+    return {"hipStreamCreateWithPriority",
+            "hipStreamWaitEvent",
+            "hipEventCreateWithFlags",
+            "hipEventRecord",
+            "hipEventQuery",
+            "hipHostRegister",
+            "hipMemcpyHtoDAsync"};
+  }
+  // Those that make the device current. Where they fail, what was to end may stay.
+  [[nodiscard]] std::vector<const char*> switches() const {
+    if (cuda()) return {"cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"};
+    return {"hipSetDevice"};
+  }
+
+  void fail_every_call(const std::string& function);
+  void begin_anew(std::uint64_t seed);
+
+  std::optional<Error> run() {
+    auto stream = start_stream(options_for_device(2, 3 * kMiB));
+    if (!stream) return std::move(stream).error();
+    const auto consumed = consume_on_device(**stream, {.at_a_time = kMiB, .kernel_us = 50});
+    (*stream)->close();
+    EXPECT_TRUE((*stream)->device_is_quiet());
+    EXPECT_EQ(slots_->stats().slots_in_use, 0U);
+    if (consumed.error) return consumed.error;
+    EXPECT_TRUE(consumed.ended);
+    EXPECT_EQ(consumed.order.size(), checkpoint_.items.size());
+    return std::nullopt;
+  }
+};
+
+void EngineDeviceFaults::fail_every_call(const std::string& function) {
+  std::uint32_t k = 1;
+  while (true) {
+    SCOPED_TRACE(function + " call " + std::to_string(k));
+    watchdog_.begin(function + " call " + std::to_string(k));
+    slots_->release_idle();
+    const auto before = fake.calls(function.c_str());
+    fake.fail(function.c_str(), k, kOutOfMemory, 0);
+    const auto error = run();
+    const bool happened = fake.calls(function.c_str()) >= before + k;
+    fake.fail("", 0, 0, 0);
+    free_memory();
+    EXPECT_STREQ(fake.violation(), "");
+    if (error) {
+      EXPECT_TRUE(happened) << error->message;
+      EXPECT_EQ(error->code, ErrorCode::kDevice) << error->message;
+      EXPECT_NE(error->message.find(function), std::string::npos) << error->message;
+      EXPECT_NE(error->message.find("cuda:1"), std::string::npos) << error->message;
+      EXPECT_EQ(run(), std::nullopt) << "the next one works";
+    }
+    if (!happened) {
+      EXPECT_FALSE(error.has_value());
+      break;
+    }
+    ASSERT_LT(++k, 400U) << "no run is ever clean";
+  }
+  EXPECT_GT(k, 1U) << function << " is never called";
+}
+
+// With a driver that has forgotten everything.
+void EngineDeviceFaults::begin_anew(std::uint64_t seed) {
+  free_memory();
+  slots_->release_idle();
+  slots_.reset();
+  device_.reset();
+  fake.reset(seed);
+  fake.set_timing(50, 0, 100);
+  device_ = Accelerator::open(open_driver(), 1).value();
+  slots_ = SlotPool::create({.idle_time = std::chrono::hours(1)});
+  current_ = reinterpret_cast<ForeignStream>(fake.foreign_stream(1, 1));
+}
+
+INSTANTIATE_TEST_SUITE_P(Vendors, EngineDeviceFaults, ::testing::Values(Vendor::kCuda, Vendor::kHip),
+                         testing::vendor_text);
+
+TEST_P(EngineDeviceFaults, FailTheKthCall) {
+  for (const std::string function : functions()) fail_every_call(function);
+}
+
+TEST_P(EngineDeviceFaults, FailTheKthSwitchToTheDevice) {
+  for (const std::string function : switches()) fail_every_call(function);
+  begin_anew(1);
+}
+
+TEST_P(EngineDeviceFaults, LoseTheDeviceInTheKthCopy) {
+  const auto driver = open_driver();
+  for (std::uint32_t k = 1;; ++k) {
+    SCOPED_TRACE("copy " + std::to_string(k));
+    watchdog_.begin("copy " + std::to_string(k));
+    fake.fail("copy", k, kIllegalAddress, 1);
+    const auto error = run();
+    fake.fail("", 0, 0, 0);
+    if (!error) {
+      EXPECT_GT(k, 1U);
+      break;
+    }
+    EXPECT_EQ(error->code, ErrorCode::kDevice);
+    EXPECT_NE(error->message.find("illegal memory access"), std::string::npos) << error->message;
+    EXPECT_TRUE(error->source.empty() || error->source == checkpoint_.files[0].path) << error->source;
+    EXPECT_TRUE(device_->lost());
+    EXPECT_EQ(fake.counts().copies, k - 1);
+    begin_anew(k);  // a context that is lost stays so
+  }
+}
+
+TEST_P(EngineDeviceFaults, MemoryThatCannotBePinned) {
+  fake.set_register_limit(1 * kMiB);
+  auto error = run();
+  ASSERT_TRUE(error.has_value());
+  EXPECT_EQ(error->code, ErrorCode::kDevice);
+  fake.set_register_limit(UINT64_MAX);
+  EXPECT_EQ(run(), std::nullopt);
+}
+
+TEST_P(EngineDeviceFaults, LimitBelowASlotSaysWhatIsNeeded) {
+  auto options = options_for_device();
+  options.memory_limit = kMiB;
+  const auto stream = start(checkpoint_, options);
+  ASSERT_FALSE(stream.ok());
+  EXPECT_EQ(stream.error().code, ErrorCode::kConfig);
+}
+
+}  // namespace
+}  // namespace weightstream
