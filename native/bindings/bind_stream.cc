@@ -1,5 +1,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -16,11 +17,15 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/device_memory.h"
 #include "bindings/dlpack.h"
 #include "bindings/errors.h"
 #include "bindings/host_tensor.h"
 #include "bindings/log_lines.h"
+#include "device/accelerator.h"
+#include "device/driver.h"
 #include "engine/checkpoint.h"
+#include "engine/device_target.h"
 #include "engine/stream.h"
 
 namespace nb = nanobind;
@@ -62,33 +67,99 @@ void check_representable(std::string_view name, const std::vector<std::int64_t>&
   }
 }
 
+// Where a framework wants its tensors: a device by the ordinal that the process sees it by.
+struct PyDevice {
+  Vendor vendor;
+  int ordinal;
+  std::uint64_t limit;  // bytes; 0: a default
+  bool packed;
+  DlpackDevice dlpack;
+
+  // Opens it.
+  [[nodiscard]] DeviceTarget target() const {
+    auto driver = value_or_throw(Driver::of_process(vendor));
+    auto accelerator = value_or_throw(Accelerator::open(std::move(driver), ordinal));
+    DeviceTarget target{.accelerator = std::move(accelerator)};
+    target.device_limit = limit;
+    target.packed = packed;
+    return target;
+  }
+};
+
 class PyStream {
  public:
-  PyStream(std::shared_ptr<Checkpoint> checkpoint, std::unique_ptr<Stream> stream, std::vector<Wanted> wanted)
-      : checkpoint_(std::move(checkpoint)), stream_(std::move(stream)), wanted_(std::move(wanted)) {}
-  ~PyStream() {
-    const nb::gil_scoped_release release;
-    stream_->close();
+  PyStream(std::shared_ptr<Checkpoint> checkpoint, std::unique_ptr<Stream> stream, std::vector<Wanted> wanted,
+           const std::optional<PyDevice>& device)
+      : checkpoint_(std::move(checkpoint)), stream_(std::move(stream)), wanted_(std::move(wanted)) {
+    if (const auto* groups = stream_->device_groups()) memory_.emplace(stream_->items(), *groups, device->dlpack);
   }
+  ~PyStream() { close(); }
 
   // Waits for the next batch; empty at the end. Interruptible by signals.
   std::vector<ReadyItem> next() {
     std::vector<ReadyItem> batch;
-    while (true) {
-      const auto got = [&] {
-        const nb::gil_scoped_release release;
-        return stream_->next(batch, kSignalCheck);
-      }();
-      if (!got.ok()) throw CoreError{got.error()};
-      if (got.value() != Stream::Next::kNotYet) return batch;
+    while (!next_within(batch, kSignalCheck)) {
       if (PyErr_CheckSignals() != 0) throw nb::python_error();
     }
+    return batch;
+  }
+
+  bool on_device() const { return memory_.has_value(); }
+
+  nb::list due(std::uint64_t most_bytes) {
+    nb::list result;
+    const DeviceGroups::Span due = stream_->due(most_bytes);
+    for (auto i = due.begin; i < due.end; ++i) {
+      const DeviceGroup& group = stream_->device_groups()->groups[i];
+      if (group.items > 1) {
+        result.append(nb::make_tuple(group.range.size(), nb::none(), nb::none(), nb::none()));
+        continue;
+      }
+      Described d = describe(group.first_item, group.range.size());
+      result.append(
+          nb::make_tuple(group.range.size(), std::move(d.name), info(d.dtype).name.data(), to_tuple(d.shape)));
+    }
+    return result;
+  }
+
+  void provide(const nb::list& memory, const std::vector<std::uint64_t>& addresses, std::uintptr_t allocated_on) {
+    if (!on_device() || memory.size() != addresses.size()) throw nb::value_error("an address for each memory");
+    for (std::size_t i = 0; i < addresses.size(); ++i) memory_->add(nb::borrow(memory[i]), addresses[i]);
+    auto provided = [&] {
+      const nb::gil_scoped_release release;
+      return stream_->provide(addresses, allocated_on);
+    }();
+    if (!provided) throw CoreError{std::move(provided).error()};
+  }
+
+  nb::object next_device(bool wait) {
+    std::vector<ReadyItem> batch;
+    if (wait) {
+      batch = next();
+    } else if (!next_within(batch, {})) {
+      return nb::none();
+    }
+    nb::list result;
+    for (const auto& item : batch) {
+      const std::uint64_t bytes = stream_->items()[item.index].range.size();
+      Described d = describe(item.index, bytes);
+      const char* dtype = info(d.dtype).name.data();
+      if (bytes == 0) {
+        result.append(nb::make_tuple(std::move(d.name), nb::none(), nb::none(), dtype, to_tuple(d.shape)));
+      } else if (memory_->alone(item.index)) {
+        result.append(nb::make_tuple(std::move(d.name), memory_->take(item.index), nb::none(), dtype, nb::none()));
+      } else {
+        nb::object part = memory_->take_part(item.index, dlpack_type(d.dtype), std::move(d.shape));
+        result.append(nb::make_tuple(std::move(d.name), nb::none(), std::move(part), dtype, nb::none()));
+      }
+    }
+    return nb::object(result);
   }
 
   nb::list next_dlpack() {
     nb::list result;
     for (auto& item : next()) {
-      const Described d = describe(item);
+      Described d = describe(item.index, item.lease ? item.lease.size() : 0);
       const DlpackType type = dlpack_type(d.dtype);
       nb::object view = type.needs_view ? nb::object(nb::str(info(d.dtype).name.data())) : nb::none();
       nb::object capsule = to_dlpack(HostTensor(std::move(item.lease), alignment(d.dtype)), type, std::move(d.shape));
@@ -100,18 +171,19 @@ class PyStream {
   nb::list next_buffers() {
     nb::list result;
     for (auto& item : next()) {
-      const Described d = describe(item);
-      nb::list shape;
-      for (const auto dim : d.shape) shape.append(dim);
+      const Described d = describe(item.index, item.lease ? item.lease.size() : 0);
       result.append(nb::make_tuple(d.name, nb::cast(HostTensor(std::move(item.lease), alignment(d.dtype))),
-                                   nb::tuple(shape), nb::str(info(d.dtype).name.data())));
+                                   to_tuple(d.shape), nb::str(info(d.dtype).name.data())));
     }
     return result;
   }
 
   void close() {
-    const nb::gil_scoped_release release;
-    stream_->close();
+    {
+      const nb::gil_scoped_release release;
+      stream_->close();
+    }
+    if (memory_) memory_->drop(stream_->device_is_quiet());
   }
 
   nb::dict stats() const {
@@ -126,8 +198,10 @@ class PyStream {
     result["seconds"] = stats.seconds;
     result["first_tensor_seconds"] = stats.first_item_seconds;
     result["wait_storage_seconds"] = stats.wait_storage_seconds;
+    result["wait_device_seconds"] = stats.wait_device_seconds;
     result["wait_consumer_seconds"] = stats.wait_consumer_seconds;
     result["peak_host_bytes"] = stats.peak_host_bytes;
+    result["peak_device_bytes"] = stats.peak_device_bytes;
     nb::dict readers;
     for (const auto kind : kReaderKinds) {
       const auto bytes = stats.bytes_by_reader[static_cast<std::size_t>(kind)];
@@ -154,8 +228,24 @@ class PyStream {
     std::vector<std::int64_t> shape;
   };
 
-  Described describe(const ReadyItem& item) const {
-    const Wanted& wanted = wanted_[item.index];
+  // Whether there was something, or the end.
+  bool next_within(std::vector<ReadyItem>& batch, Stream::Clock::duration patience) {
+    const auto got = [&] {
+      const nb::gil_scoped_release release;
+      return stream_->next(batch, patience);
+    }();
+    if (!got.ok()) throw CoreError{got.error()};
+    return got.value() != Stream::Next::kNotYet;
+  }
+
+  static nb::tuple to_tuple(const std::vector<std::int64_t>& dims) {
+    nb::list list;
+    for (const auto dim : dims) list.append(dim);
+    return nb::tuple(list);
+  }
+
+  Described describe(std::uint32_t item, std::uint64_t bytes) const {
+    const Wanted& wanted = wanted_[item];
     const TensorRef ref = checkpoint_->tensors()[wanted.tensor];
     const Header& header = checkpoint_->header(ref);
     const std::string_view name = header.name(ref.entry);
@@ -168,7 +258,6 @@ class PyStream {
       shape = wanted.shape;
     }
     check_representable(name, shape);
-    const std::uint64_t bytes = item.lease ? item.lease.size() : 0;
     return {nb::str(name.data(), name.size()), dtype, packed_shape(std::move(shape), dtype, bytes)};
   }
 
@@ -177,6 +266,7 @@ class PyStream {
   std::shared_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Stream> stream_;
   std::vector<Wanted> wanted_;
+  std::optional<DeviceMemory> memory_;
 };
 
 struct Selection {
@@ -186,13 +276,15 @@ struct Selection {
   void add(const Checkpoint& checkpoint, std::uint32_t index) {
     const TensorRef ref = checkpoint.tensors().at(index);
     wanted.push_back({index, {}, true});
-    items.push_back({ref.source, checkpoint.header(ref).range(ref.entry)});
+    const Header& header = checkpoint.header(ref);
+    const std::uint32_t alignment = std::max(info(header.dtype(ref.entry)).bits / 8U, 1U);
+    items.push_back({ref.source, header.range(ref.entry), alignment});
   }
 };
 
 std::unique_ptr<PyStream> start(std::shared_ptr<Checkpoint> checkpoint, Selection selection, bool file_order,
                                 std::uint64_t memory_limit, std::uint32_t concurrency, const std::string& backend,
-                                double called) {
+                                double called, const std::optional<PyDevice>& device = std::nullopt) {
   StreamOptions options{.file_order = file_order, .memory_limit = memory_limit, .concurrency = concurrency};
   options.backend = backend == "uring"   ? Backend::kUring
                     : backend == "pread" ? Backend::kPread
@@ -203,15 +295,17 @@ std::unique_ptr<PyStream> start(std::shared_ptr<Checkpoint> checkpoint, Selectio
       std::chrono::duration_cast<Stream::Clock::duration>(std::chrono::duration<double>(called))};
   auto stream = [&] {
     const nb::gil_scoped_release release;
+    if (device) options.device = device->target();
     return value_or_throw(Stream::start(checkpoint->sources(), std::move(selection.items), options, since));
   }();
-  return std::make_unique<PyStream>(std::move(checkpoint), std::move(stream), std::move(selection.wanted));
+  return std::make_unique<PyStream>(std::move(checkpoint), std::move(stream), std::move(selection.wanted), device);
 }
 
 std::unique_ptr<PyStream> start_tensors(std::shared_ptr<Checkpoint> checkpoint,
                                         std::optional<std::vector<std::uint32_t>> indexes, bool file_order,
                                         std::uint64_t memory_limit, std::uint32_t concurrency,
-                                        const std::string& backend, double called) {
+                                        const std::string& backend, double called,
+                                        const std::optional<PyDevice>& device) {
   Selection selection;
   if (indexes) {
     std::sort(indexes->begin(), indexes->end());  // checkpoint order is file order
@@ -222,7 +316,8 @@ std::unique_ptr<PyStream> start_tensors(std::shared_ptr<Checkpoint> checkpoint,
     selection.items.reserve(count);
     for (std::uint32_t index = 0; index < count; ++index) selection.add(*checkpoint, index);
   }
-  return start(std::move(checkpoint), std::move(selection), file_order, memory_limit, concurrency, backend, called);
+  return start(std::move(checkpoint), std::move(selection), file_order, memory_limit, concurrency, backend, called,
+               device);
 }
 
 std::unique_ptr<PyStream> start_part(std::shared_ptr<Checkpoint> checkpoint, std::uint32_t index, std::uint64_t begin,
@@ -240,16 +335,34 @@ std::unique_ptr<PyStream> start_part(std::shared_ptr<Checkpoint> checkpoint, std
 }  // namespace
 
 void bind_stream(nb::module_& module) {
+  nb::class_<PyDevice>(module, "Device")
+      .def(
+          "__init__",
+          [](PyDevice* self, const std::string& vendor, int ordinal, std::uint64_t limit, bool packed,
+             std::pair<std::int32_t, std::int32_t> dlpack) {
+            new (self) PyDevice{
+                vendor == "hip" ? Vendor::kHip : Vendor::kCuda, ordinal, limit, packed, {dlpack.first, dlpack.second}};
+          },
+          nb::kw_only(), nb::arg("vendor"), nb::arg("ordinal"), nb::arg("limit"), nb::arg("packed"), nb::arg("dlpack"));
+  module.def("release_pinned_memory", [] {
+    const nb::gil_scoped_release release;
+    SlotPool::of_process()->release_idle();
+  });
+  module.def("pinned_bytes", [] { return SlotPool::of_process()->stats().pinned_bytes; });
   nb::class_<PyStream>(module, "Stream")
       .def_static("start", &start_tensors, nb::arg("checkpoint"), nb::arg("tensors").none(), nb::kw_only(),
                   nb::arg("file_order"), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
-                  nb::arg("called"))
+                  nb::arg("called"), nb::arg("device").none() = nb::none())
       .def_static("start_part", &start_part, nb::arg("checkpoint"), nb::arg("tensor"), nb::arg("begin"), nb::arg("end"),
                   nb::arg("shape"), nb::kw_only(), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
                   nb::arg("called"))
       .def("__len__", &PyStream::size)
       .def("next_dlpack", &PyStream::next_dlpack)
       .def("next_buffers", &PyStream::next_buffers)
+      .def("on_device", &PyStream::on_device)
+      .def("due", &PyStream::due)
+      .def("provide", &PyStream::provide)
+      .def("next_device", &PyStream::next_device, nb::arg("wait"))
       .def("close", &PyStream::close)
       .def("stats", &PyStream::stats)
       .def("reasons", &PyStream::reasons)

@@ -9,10 +9,7 @@ namespace weightstream::bindings {
 namespace {
 
 // The DLPack ABI, version 0.
-struct DLDevice {
-  std::int32_t device_type;
-  std::int32_t device_id;
-};
+using DLDevice = DlpackDevice;
 struct DLDataType {
   std::uint8_t code;
   std::uint8_t bits;
@@ -33,7 +30,7 @@ struct DLManagedTensor {
   void (*deleter)(DLManagedTensor* self);
 };
 
-constexpr std::int32_t kCpu = 1;
+constexpr DLDevice kCpu{1, 0};
 constexpr std::uint8_t kInt = 0;
 constexpr std::uint8_t kUInt = 1;
 constexpr std::uint8_t kFloat = 2;
@@ -41,9 +38,30 @@ constexpr std::uint8_t kBfloat = 4;
 constexpr std::uint8_t kComplex = 5;
 constexpr std::uint8_t kBool = 6;
 
+// A reference that may be dropped without the GIL. When the interpreter has ended there is nothing left to drop.
+class PythonOwner {
+ public:
+  explicit PythonOwner(nb::object owner) : owner_(std::move(owner)) {}
+  PythonOwner(PythonOwner&& other) noexcept = default;
+  PythonOwner& operator=(PythonOwner&&) = delete;
+  ~PythonOwner() {
+    if (!owner_.is_valid()) return;
+    if (!nb::is_alive()) {
+      static_cast<void>(owner_.release());
+      return;
+    }
+    const nb::gil_scoped_acquire acquire;
+    owner_.reset();
+  }
+
+ private:
+  nb::object owner_;
+};
+
+template <typename Owner>
 struct Managed {
-  Managed(HostTensor owned, std::vector<std::int64_t> dims) : tensor(std::move(owned)), shape(std::move(dims)) {}
-  HostTensor tensor;
+  Managed(Owner owned, std::vector<std::int64_t> dims) : owner(std::move(owned)), shape(std::move(dims)) {}
+  Owner owner;
   std::vector<std::int64_t> shape;
   DLManagedTensor dl{};
 };
@@ -54,6 +72,25 @@ void drop_capsule(PyObject* capsule) {
   if (PyCapsule_IsValid(capsule, kFresh) == 0) return;
   auto* dl = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, kFresh));
   dl->deleter(dl);
+}
+
+template <typename Owner>
+nb::object make_capsule(Owner owner, void* data, DlpackDevice device, DlpackType type,
+                        std::vector<std::int64_t> shape) {
+  auto managed = std::make_unique<Managed<Owner>>(std::move(owner), std::move(shape));
+  managed->dl.dl_tensor = {.data = data,
+                           .device = device,
+                           .ndim = static_cast<std::int32_t>(managed->shape.size()),
+                           .dtype = {type.code, type.bits, 1},
+                           .shape = managed->shape.data(),
+                           .strides = nullptr,  // row-major, contiguous
+                           .byte_offset = 0};
+  managed->dl.manager_ctx = managed.get();
+  managed->dl.deleter = [](DLManagedTensor* self) { delete static_cast<Managed<Owner>*>(self->manager_ctx); };
+  PyObject* capsule = PyCapsule_New(&managed->dl, kFresh, drop_capsule);
+  if (capsule == nullptr) throw nb::python_error();
+  static_cast<void>(managed.release());  // the capsule's now
+  return nb::steal(capsule);
 }
 
 }  // namespace
@@ -95,20 +132,14 @@ DlpackType dlpack_type(Dtype dtype) {
 }
 
 nb::object to_dlpack(HostTensor tensor, DlpackType type, std::vector<std::int64_t> shape) {
-  auto managed = std::make_unique<Managed>(std::move(tensor), std::move(shape));
-  managed->dl.dl_tensor = {.data = managed->tensor.data(),
-                           .device = {kCpu, 0},
-                           .ndim = static_cast<std::int32_t>(managed->shape.size()),
-                           .dtype = {type.code, type.bits, 1},
-                           .shape = managed->shape.data(),
-                           .strides = nullptr,  // row-major, contiguous
-                           .byte_offset = 0};
-  managed->dl.manager_ctx = managed.get();
-  managed->dl.deleter = [](DLManagedTensor* self) { delete static_cast<Managed*>(self->manager_ctx); };
-  PyObject* capsule = PyCapsule_New(&managed->dl, kFresh, drop_capsule);
-  if (capsule == nullptr) throw nb::python_error();
-  static_cast<void>(managed.release());  // the capsule's now
-  return nb::steal(capsule);
+  void* data = tensor.data();
+  return make_capsule(std::move(tensor), data, kCpu, type, std::move(shape));
+}
+
+nb::object to_dlpack(const nb::object& owner, std::uint64_t address, DlpackDevice device, DlpackType type,
+                     std::vector<std::int64_t> shape) {
+  void* data = reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr): frameworks give integers
+  return make_capsule(PythonOwner(owner), data, device, type, std::move(shape));
 }
 
 }  // namespace weightstream::bindings

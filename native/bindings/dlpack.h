@@ -1,4 +1,4 @@
-// A host tensor as a DLPack capsule (https://dmlc.github.io/dlpack/latest/c_api.html, the unversioned `dltensor`).
+// Tensors as DLPack capsules (https://dmlc.github.io/dlpack/latest/c_api.html, the unversioned `dltensor`).
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -20,7 +20,16 @@ struct DlpackType {
 };
 [[nodiscard]] DlpackType dlpack_type(Dtype dtype);
 
+// What a framework calls a device: DLDeviceType and an index.
+struct DlpackDevice {
+  std::int32_t type;
+  std::int32_t index;
+};
+
 // The capsule owns `tensor`. Its deleter may run on any thread, with or without the GIL.
 [[nodiscard]] nanobind::object to_dlpack(HostTensor tensor, DlpackType type, std::vector<std::int64_t> shape);
+// Memory at `address` of a device, which `owner` keeps. The capsule's deleter takes the GIL.
+[[nodiscard]] nanobind::object to_dlpack(const nanobind::object& owner, std::uint64_t address, DlpackDevice device,
+                                         DlpackType type, std::vector<std::int64_t> shape);
 
 }  // namespace weightstream::bindings

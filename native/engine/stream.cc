@@ -48,7 +48,7 @@ Stream::~Stream() { close(); }
 Result<std::unique_ptr<Stream>> Stream::start(std::shared_ptr<const Sources> sources, std::vector<PlanItem> items,
                                               StreamOptions options, Clock::time_point called) {
   if (options.memory_limit == 0) options.memory_limit = default_memory_limit();
-  Plan plan = make_plan(std::move(items), plan_options(*sources, options.memory_limit));
+  Plan plan = make_plan(std::move(items), plan_options(*sources, options));
   std::unique_ptr<Stream> stream(new Stream(std::move(sources), std::move(plan), options, called));
   if (auto begun = stream->begin(options); !begun) {
     stream->close();

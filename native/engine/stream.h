@@ -58,6 +58,8 @@ class Stream final : private Lane::Owner, private Landing::Owner {
   // The groups that share memory; null where items are handed out in host memory: no device was asked for, or it is
   // not worth it for a single read.
   [[nodiscard]] const DeviceGroups* device_groups() const { return device_ ? &device_->groups() : nullptr; }
+  // As start() was given them.
+  [[nodiscard]] const std::vector<PlanItem>& items() const { return plan_.items; }
   // The groups that should get memory now, about `most_bytes` of them at a time. Nothing is read for others.
   [[nodiscard]] DeviceGroups::Span due(std::uint64_t most_bytes) const;
   // Gives memory to the groups from due().begin on, in order: an address for each. It was allocated on the foreign

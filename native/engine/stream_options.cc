@@ -23,15 +23,16 @@ std::uint64_t default_memory_limit() {
 
 std::uint64_t kept_share(std::uint64_t memory_limit) { return std::min(memory_limit / 4, 256 * kMiB); }
 
-// A small limit has to hold several reads, or the bound would stop and drain the storage.
-PlanOptions plan_options(const Sources& sources, std::uint64_t memory_limit) {
+// A small limit has to hold several reads, or the bound would stop and drain the storage. Slots have one size.
+PlanOptions plan_options(const Sources& sources, const StreamOptions& stream) {
   PlanOptions options;
   for (std::size_t source = 0; source < sources.size(); ++source) {
     const bool remote = sources.remote(source) != nullptr;
     options.remote.push_back(remote);
     if (remote) options.tail_reads = kRemoteTailReads;
   }
-  while (options.read_bytes > 256 << 10 && options.read_bytes * 32 > memory_limit) options.read_bytes /= 2;
+  if (stream.device) return options;
+  while (options.read_bytes > 256 << 10 && options.read_bytes * 32 > stream.memory_limit) options.read_bytes /= 2;
   options.least_read_bytes = std::min(options.least_read_bytes, options.read_bytes);
   return options;
 }

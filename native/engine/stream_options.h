@@ -23,6 +23,6 @@ struct StreamOptions {
 [[nodiscard]] std::uint64_t default_memory_limit();
 // The part of the memory limit that dead tensors' blocks may take while they wait for the next read.
 [[nodiscard]] std::uint64_t kept_share(std::uint64_t memory_limit);
-[[nodiscard]] PlanOptions plan_options(const Sources& sources, std::uint64_t memory_limit);
+[[nodiscard]] PlanOptions plan_options(const Sources& sources, const StreamOptions& stream);
 
 }  // namespace weightstream

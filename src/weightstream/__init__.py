@@ -26,7 +26,7 @@ from ._errors import (
     TruncatedError,
     WeightstreamError,
 )
-from ._stream import StreamStats, TensorStream, load, stream
+from ._stream import StreamStats, TensorStream, load, release_pinned_memory, stream
 from ._tensors import SourceInfo, TensorInfo, TensorSlice
 from ._version import __version__
 
@@ -54,5 +54,6 @@ __all__ = [
     "__version__",
     "load",
     "open",
+    "release_pinned_memory",
     "stream",
 ]

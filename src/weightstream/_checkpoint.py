@@ -131,13 +131,13 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
         """
         called = time.monotonic()
-        if settings.get("storage_options"):
-            raise ConfigError("storage_options are given to weightstream.open; this checkpoint is open already")
-        return self._start(_config.resolve(**{**self._inherited(), **settings}), called)
+        return self._start(_config.resolve(**{**self._inherited(settings), **settings}), called)
 
     def load(self, **settings: Any) -> dict[str, Any]:
         """As `weightstream.load`, of this checkpoint."""
-        with self.stream(**settings) as running:
+        called = time.monotonic()
+        resolved = _config.resolve(**{**self._inherited(settings), **settings})
+        with self._start(resolved, called, whole=True) as running:
             return self._collect(running)
 
     def close(self) -> None:
@@ -161,10 +161,13 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
     # What the stream and the slices need.
 
-    def _start(self, settings: _config.Settings, called: float, owned: bool = False) -> TensorStream:
+    def _start(
+        self, settings: _config.Settings, called: float, *, owned: bool = False, whole: bool = False
+    ) -> TensorStream:
+        """With `whole`, the caller keeps all: there is no use in a limit of what is not handed out."""
         self._check_open()
         indexes = None if settings.names is None else self._select(settings.names)
-        return self._stream_of(indexes, settings, called, owned)
+        return self._stream_of(indexes, settings, called, owned=owned, whole=whole)
 
     def _park(self) -> None:
         """Closes the files, unless a stream reads them; who needs one again opens it again."""
@@ -176,10 +179,17 @@ class Checkpoint(Mapping[str, TensorInfo]):
         return {name: arrived[name] for name in self._all_names() if name in arrived}
 
     def _stream_of(
-        self, indexes: list[int] | None, settings: _config.Settings, called: float, owned: bool = False
+        self,
+        indexes: list[int] | None,
+        settings: _config.Settings,
+        called: float,
+        *,
+        owned: bool = False,
+        whole: bool = False,
     ) -> TensorStream:
-        own = settings is self._settings
-        framework = self._own_framework() if own else frameworks.get(settings.framework, settings.device)
+        framework = self._framework_for(settings)
+        if settings.into is not None:
+            self._check_into(framework, settings.into, indexes or [])
         core = CoreStream.start(
             self._core,
             indexes,
@@ -188,7 +198,13 @@ class Checkpoint(Mapping[str, TensorInfo]):
             concurrency=settings.concurrency,
             backend=settings.backend,
             called=called,
+            device=framework.target(2**63 if whole else settings.device_limit),
         )
+        try:
+            framework.begin(core)
+        except BaseException:
+            core.close()
+            raise
         nbytes = core.stats()["bytes_total"]
         return TensorStream(
             self,
@@ -220,9 +236,21 @@ class Checkpoint(Mapping[str, TensorInfo]):
         with TensorStream(self, core, framework, nbytes=part.end - part.begin, renewer=self._renewer) as running:
             return framework.index(next(running)[1], part.index)
 
+    def _framework_for(self, settings: _config.Settings) -> frameworks.Framework:
+        if settings is self._settings:
+            return self._own_framework()
+        return _framework(settings)
+
+    def _check_into(self, framework: frameworks.Framework, into: Mapping[str, Any], indexes: list[int]) -> None:
+        for index in indexes:
+            name, dtype, shape, *_ = self._core.tensor(index)
+            if name not in into:
+                raise ConfigError(f"into has no tensor for {name!r}; name those that are wanted by names=")
+            framework.check_into(name, dtype, shape)
+
     def _own_framework(self) -> frameworks.Framework:
         if self._framework is None:
-            self._framework = frameworks.get(self._settings.framework, self._settings.device)
+            self._framework = _framework(self._settings)
         return self._framework
 
     def _progress(self, settings: _config.Settings, nbytes: int, tensors: int) -> Progress | None:
@@ -232,8 +260,10 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
         return Progress(nbytes, tensors, os.path.basename(self._paths[0]) if len(self._paths) == 1 else "weights")
 
-    def _inherited(self) -> dict[str, Any]:
+    def _inherited(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What `stream` takes over from `open` unless it is given anew."""
+        if settings.get("storage_options"):
+            raise ConfigError("storage_options are given to weightstream.open; this checkpoint is open already")
         return {
             "device": self._settings.device,
             "framework": self._settings.framework,
@@ -284,6 +314,10 @@ class Checkpoint(Mapping[str, TensorInfo]):
                 raise ConfigError(f"names has {name!r}, which no source has{self._similar(str(name))}")
             indexes.append(index)
         return indexes
+
+
+def _framework(settings: _config.Settings) -> frameworks.Framework:
+    return frameworks.get(settings.framework, settings.device, settings.dtype, settings.into)
 
 
 def open_checkpoint(

@@ -68,6 +68,8 @@ class Settings:
     concurrency: int
     backend: Literal["auto", "uring", "pread", "mmap"]
     progress: bool
+    dtype: Any
+    into: Mapping[str, Any] | None
     storage_options: Mapping[str, Any] = field(repr=False)  # may hold secrets
 
 
@@ -82,6 +84,8 @@ def resolve(
     concurrency: int | None = None,
     backend: str | None = None,
     progress: bool | None = None,
+    dtype: Any = None,
+    into: Mapping[str, Any] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Fills what is None from the environment and the defaults, and checks every value.
@@ -90,6 +94,11 @@ def resolve(
         ConfigError: a value that cannot work; it names the keyword or the environment variable.
 
     """
+    into = _into(into, dtype)
+    if into is not None and names is None:
+        names = list(into)
+    if into and device is None:
+        device = getattr(next(iter(into.values())), "device", None)
     return Settings(
         device=_first(device, "DEVICE", "cpu"),
         framework=_choice(framework, "framework", FRAMEWORKS, "pt"),
@@ -100,6 +109,8 @@ def resolve(
         concurrency=_concurrency(concurrency),
         backend=_choice(backend, "backend", BACKENDS, "auto"),
         progress=show_progress(progress, default=False),
+        dtype=_first(dtype, "DTYPE", None) if into is None else None,
+        into=into,
         storage_options=_options(storage_options),
     )
 
@@ -169,6 +180,16 @@ def _names(value: Names | None) -> Names | None:
     if not patterns:
         return None
     return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _into(value: Mapping[str, Any] | None, dtype: Any) -> Mapping[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"into is a mapping of names to tensors, not a {type(value).__name__}")
+    if dtype is not None:
+        raise ConfigError("dtype and into exclude each other: the tensors of into have their dtypes")
+    return value
 
 
 def _options(value: Mapping[str, Any] | None) -> Mapping[str, Any]:

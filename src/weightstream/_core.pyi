@@ -13,8 +13,10 @@ class _Stats(TypedDict):
     seconds: float
     first_tensor_seconds: float
     wait_storage_seconds: float
+    wait_device_seconds: float
     wait_consumer_seconds: float
     peak_host_bytes: int
+    peak_device_bytes: int
     readers: dict[str, int]
 
 class Log:
@@ -117,6 +119,16 @@ class HostTensor:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+def release_pinned_memory() -> None:
+    """Unpins what no stream uses."""
+
+def pinned_bytes() -> int: ...
+
+class Device:
+    """A device that tensors go to. vendor: "cuda" or "hip"; limit: bytes of device memory; dlpack: (type, index)."""
+
+    def __init__(self, *, vendor: str, ordinal: int, limit: int, packed: bool, dlpack: tuple[int, int]) -> None: ...
+
 class Stream:
     """A running load. `called` is a time.monotonic() that its seconds count from. Limits of 0 mean a default."""
 
@@ -130,6 +142,7 @@ class Stream:
         concurrency: int,
         backend: str,
         called: float,
+        device: Device | None = None,
     ) -> Stream: ...
     @staticmethod
     def start_part(
@@ -152,6 +165,20 @@ class Stream:
 
     def next_buffers(self) -> list[tuple[str, HostTensor, tuple[int, ...], str]]:
         """Ready tensors as (name, buffer, shape, dtype); empty at the end."""
+
+    def on_device(self) -> bool:
+        """Whether tensors come by next_device; otherwise they are in host memory, as for a single read."""
+
+    def due(self, most_bytes: int) -> list[tuple[int, str | None, str | None, tuple[int, ...] | None]]:
+        """What needs device memory now: (bytes, name, dtype, shape) of a tensor, (bytes, None, None, None) of several."""
+
+    def provide(self, memory: Sequence[Any], addresses: Sequence[int], allocated_on: int) -> None:
+        """Memory for all that due() said, in order, and the handle of the stream that it was allocated on."""
+
+    def next_device(self, wait: bool) -> list[tuple[str, Any, Any, str, tuple[int, ...] | None]] | None:
+        """Ready tensors as (name, memory, DLPack capsule of a part of some, dtype, shape of one without any bytes);
+        empty at the end, None if there is nothing yet and `wait` is false.
+        """
 
     def close(self) -> None: ...
     def stats(self) -> _Stats: ...

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _config, _log, sources
+from . import _config, _core, _log, sources
 from ._core import Stream as CoreStream
 from ._errors import ClosedError, ConfigError
 
@@ -39,8 +39,10 @@ class StreamStats:
         seconds: from the call of `stream` until the last tensor, or until now.
         first_tensor_seconds: from the call of `stream` until the first tensor.
         wait_storage_seconds: the consumer waited for storage.
+        wait_device_seconds: the consumer waited for copies to the device, which storage was ahead of.
         wait_consumer_seconds: reading waited for the consumer, at the memory limit.
-        peak_host_bytes: the most bytes in flight, or ready but not taken, at any time.
+        peak_host_bytes: the most bytes of host memory in flight, or ready but not taken, at any time.
+        peak_device_bytes: the most bytes of device memory allocated for tensors that were not handed out, at any time.
         readers: bytes read, by reader.
         reasons: why each source's reader was chosen, by path or URL.
 
@@ -55,8 +57,10 @@ class StreamStats:
     seconds: float
     first_tensor_seconds: float
     wait_storage_seconds: float
+    wait_device_seconds: float
     wait_consumer_seconds: float
     peak_host_bytes: int
+    peak_device_bytes: int
     readers: Mapping[str, int]
     reasons: Mapping[str, str]
 
@@ -247,6 +251,8 @@ def stream(
     concurrency: int | None = None,
     backend: str | None = None,
     progress: bool | None = None,
+    dtype: Any = None,
+    into: Mapping[str, Any] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> TensorStream:
     """Streams the tensors of a checkpoint: each is handed out as soon as its own bytes are there.
@@ -260,12 +266,17 @@ def stream(
         order: ``"arrival"`` (the default) or ``"file"``, exact file order.
         memory_limit: bytes in flight or ready but not taken, an int or text such as ``"2GiB"``. Default: 4 GiB, or a
             quarter of the available memory where that is less. One tensor larger than the limit is still loaded.
-        device_limit: bytes in flight to a device. Tensors are copied to a device one at a time, so the largest tensor
-            is what is in flight, and a larger limit changes nothing.
+        device_limit: bytes of device memory that are allocated for tensors which are not handed out yet. Default:
+            2 GiB. The tensors that share reads with the oldest unfinished one are allocated in any case. `load` takes all.
         concurrency: the most reads in flight, of URLs the most connections; default: found out while reading.
         backend: ``"auto"`` (the default), ``"uring"``, ``"pread"``, or ``"mmap"`` (zero-copy, but the tensors are then
             the file's pages: see the caveat in docs/semantics.md). For local files; URLs have one reader.
         progress: show a progress bar on standard error.
+        dtype: what floating-point tensors of 16 bits and more are cast to, on their device: a dtype of the framework or
+            its name, such as ``"bfloat16"``. Default: what they are in the file.
+        into: tensors of the caller's, by name, that the bytes go to: for a reload in place, without a second
+            allocation. Each has the dtype, shape and device that it would be handed out with, and is handed out itself.
+            Default for `names`: those of `into`. After an error their contents are undefined.
         storage_options: how remote storage is reached: credentials, endpoint, CA bundle, and the numbers of the HTTP
             reader, as docs/reference/python.md lists them. Most programs need none: credentials are found where the
             storage's own tools find them. Local files take none.
@@ -300,9 +311,25 @@ def stream(
         concurrency=concurrency,
         backend=backend,
         progress=progress,
+        dtype=dtype,
+        into=into,
         storage_options=storage_options,
     )
     return Checkpoint._open(location, settings)._start(settings, called, owned=True)
+
+
+def release_pinned_memory() -> None:
+    """Returns the pinned host memory of streams to GPUs that no stream uses now.
+
+    It is kept for half a minute after its last use, because pinning takes a tenth of a second per GB, and belongs to the
+    process. Streams that run are not disturbed.
+
+    Example:
+        >>> weights = ws.load("model/", device="cuda:0")
+        >>> ws.release_pinned_memory()
+
+    """
+    _core.release_pinned_memory()
 
 
 def load(location: sources.Location, **settings: Any) -> dict[str, Any]:
@@ -315,5 +342,9 @@ def load(location: sources.Location, **settings: Any) -> dict[str, Any]:
         >>> weights = ws.load("hf://Qwen/Qwen3-0.6B", names=lambda name: name.startswith("model.layers.0."))
 
     """
-    with stream(location, **settings) as running:
+    from ._checkpoint import Checkpoint
+
+    called = time.monotonic()
+    resolved = _config.resolve(**settings)
+    with Checkpoint._open(location, resolved)._start(resolved, called, owned=True, whole=True) as running:
         return running.checkpoint._collect(running)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .._config import Device
+from .._core import Device as CoreDevice
 from .._core import Stream as CoreStream
 from .._errors import ConfigError
 
 
 class Framework(Protocol):
     """What a stream needs of a framework."""
+
+    def target(self, device_limit: int) -> CoreDevice | None:
+        """The device that the core copies to; None where tensors are made of host memory. 0 is the default limit."""
+        ...
+
+    def check_into(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """Checks the caller's tensor for one of the checkpoint.
+
+        Raises:
+            ConfigError: it cannot hold that.
+
+        """
+        ...
+
+    def begin(self, stream: CoreStream) -> None:
+        """Gives a stream that has just started what it needs from the framework."""
+        ...
 
     def take(self, stream: CoreStream) -> list[tuple[str, Any]]:
         """Waits for the next ready tensors and makes them the framework's; empty at the end."""
@@ -21,8 +40,10 @@ class Framework(Protocol):
         ...
 
 
-def get(name: str, device: Device) -> Framework:
+def get(name: str, device: Device, dtype: Any = None, into: Mapping[str, Any] | None = None) -> Framework:
     """The framework called `name` ("pt" or "numpy"), with tensors on `device`.
+
+    `dtype` is what floating-point tensors are cast to; `into` holds tensors that the caller brings.
 
     Raises:
         ConfigError: the package is not installed, or the framework has no such device.
@@ -33,10 +54,10 @@ def get(name: str, device: Device) -> Framework:
         if name == "pt":
             from .torch import TorchFramework
 
-            return TorchFramework(device)
+            return TorchFramework(device, dtype, into)
         from .numpy import NumpyFramework
 
-        return NumpyFramework(device)
+        return NumpyFramework(device, dtype, into)
     except ModuleNotFoundError as error:
         package = {"pt": "torch", "numpy": "numpy"}[name]
         other = "; framework='numpy' works without it" if name == "pt" else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,22 @@ _ML_DTYPES = {
 }
 
 
+# Elements that share bytes.
+_PACKED = ("F4", "F6_E2M3", "F6_E3M2")
+# What `dtype` casts; everything else (integers, quantised values) stays what it is.
+_CAST = ("float64", "float32", "float16", "bfloat16")
+
+
+def _cast_to(dtype: Any) -> np.dtype[Any]:
+    try:
+        found = numpy_dtype("BF16") if dtype == "bfloat16" else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or (found.kind != "f" and found.name != "bfloat16"):
+        raise ConfigError(f"dtype={dtype!r} is not a floating-point dtype of numpy; give one such as 'float32'")
+    return found
+
+
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
     """The numpy dtype of a header's dtype name.
 
@@ -60,17 +77,49 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
 class NumpyFramework:
     """Arrays of numpy, in host memory."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, dtype: Any = None, into: Mapping[str, Any] | None = None) -> None:
         if str(device) != "cpu":
             raise ConfigError(f"framework='numpy' has arrays on the CPU only, not on {device!r}")
+        self._cast = None if dtype is None else _cast_to(dtype)
+        self._into = into
         self._dtypes: dict[str, np.dtype[Any]] = {}
 
     def take(self, stream: CoreStream) -> list[tuple[str, np.ndarray[Any, Any]]]:
         """See Framework.take."""
-        return [
+        arrays = [
             (name, np.ndarray(shape, self._dtype(dtype), memoryview(buffer)))
             for name, buffer, shape, dtype in stream.next_buffers()
         ]
+        if self._into is not None:
+            for name, array in arrays:
+                self._into[name][...] = array
+            return [(name, self._into[name]) for name, _ in arrays]
+        if self._cast is not None:
+            return [(name, self._casted(array)) for name, array in arrays]
+        return arrays
+
+    def _casted(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return array.astype(self._cast, copy=False) if array.dtype.name in _CAST else array
+
+    def target(self, device_limit: int) -> None:
+        """See Framework.target."""
+
+    def begin(self, stream: CoreStream) -> None:
+        """See Framework.begin."""
+
+    def check_into(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """See Framework.check_into."""
+        assert self._into is not None
+        array = self._into[name]
+        if not isinstance(array, np.ndarray):
+            raise ConfigError(f"into[{name!r}] is not a numpy.ndarray")
+        wanted = self._dtype(dtype)
+        if dtype in _PACKED:
+            raise ConfigError(f"into[{name!r}]: numpy has no dtype for {dtype}; leave it out by names=")
+        if (array.dtype, array.shape) != (wanted, shape):
+            raise ConfigError(f"into[{name!r}] is {array.dtype} {array.shape}; the checkpoint has {wanted} {shape}")
+        if not array.flags.writeable:
+            raise ConfigError(f"into[{name!r}] is not writable")
 
     def _dtype(self, dtype: str) -> np.dtype[Any]:
         known = self._dtypes.get(dtype)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.utils.dlpack import from_dlpack
 
 from .._config import Device
+from .._core import Device as CoreDevice
 from .._core import Stream as CoreStream
 from .._errors import ConfigError, DeviceError
+from .torch_device import DeviceStreaming, gpu_memory
+from .torch_dtypes import from_capsule, tensor_like, view
 
-# torch.utils.dlpack.from_dlpack looks at its argument first; a capsule can go straight to what it ends in.
-_from_capsule = getattr(torch._C, "_from_dlpack", from_dlpack)
-
-# Dtypes that cross as bytes and are viewed as what they are. F4 holds two elements in a byte, so its last dimension is
-# halved; torch has no 6-bit dtype, so F6 stays what it is in the file: bytes, flat.
-_VIEWS: dict[str, str | None] = {
-    "F4": "float4_e2m1fn_x2",
-    "F6_E2M3": None,
-    "F6_E3M2": None,
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-}
+# What `dtype` casts; everything else (integers, quantised values) stays what it is.
+_CAST = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def _device(device: Device) -> torch.device:
@@ -51,48 +41,96 @@ def _by_index(index: int) -> torch.device:
         return torch.device("cuda", index)
 
 
-def _view(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
-    name = _VIEWS[dtype]
-    if name is None:
-        return tensor
-    torch_dtype = getattr(torch, name, None)
-    if torch_dtype is None:
-        raise ConfigError(
-            f"this torch ({torch.__version__}) has no dtype {name}, which {dtype} needs; install a newer one"
-        )
-    return tensor.view(torch_dtype)
+def _cast_to(dtype: Any) -> torch.dtype:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ConfigError(f"dtype={dtype!r} is not a floating-point dtype of torch; give one such as 'bfloat16'")
+    return found
 
 
 class TorchFramework:
-    """Tensors of torch on one device. Other devices than the CPU get them by torch's own copy, one at a time."""
+    """Tensors of torch on one device.
 
-    def __init__(self, device: Device) -> None:
+    A GPU (of CUDA or HIP) is the core's business, see torch_device. Other devices get tensors by torch's own copy.
+    """
+
+    def __init__(self, device: Device, dtype: Any = None, into: Mapping[str, torch.Tensor] | None = None) -> None:
         self._device = _device(device)
+        self._dtype = None if dtype is None else _cast_to(dtype)
+        self._into = into
         self._on_cpu = self._device.type == "cpu"
         if not self._on_cpu:
             try:
                 torch.empty(0, device=self._device)
             except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
                 raise DeviceError(f"device {self._device} cannot be used: {str(error).splitlines()[0]}") from error
+        memory = gpu_memory(self._device)
+        self._gpu = None if memory is None else DeviceStreaming(memory)
+
+    def target(self, device_limit: int) -> CoreDevice | None:
+        """See Framework.target."""
+        if self._gpu is None:
+            return None
+        # The caller's memory is there already, all of it.
+        return self._gpu.target(device_limit) if self._into is None else self._gpu.target(2**63, packed=False)
+
+    def begin(self, stream: CoreStream) -> None:
+        """See Framework.begin."""
+        if self._gpu is not None and stream.on_device():
+            self._gpu.begin(stream, self._into)
 
     def take(self, stream: CoreStream) -> list[tuple[str, torch.Tensor]]:
         """See Framework.take."""
-        tensors = [
-            (name, _from_capsule(capsule) if dtype is None else _view(_from_capsule(capsule), dtype))
-            for name, capsule, dtype in stream.next_dlpack()
-        ]
-        if self._on_cpu:
-            return tensors
-        return [(name, self._to_device(name, tensor)) for name, tensor in tensors]
+        if self._gpu is not None and stream.on_device():
+            tensors = self._gpu.take(stream)
+        else:
+            tensors = [(name, view(from_capsule(capsule), dtype)) for name, capsule, dtype in stream.next_dlpack()]
+            if self._into is not None:
+                return [(name, self._at(name, tensor, self._into[name].copy_)) for name, tensor in tensors]
+            if not self._on_cpu:
+                tensors = [(name, self._at(name, tensor, self._to_device)) for name, tensor in tensors]
+        if self._into is not None:
+            return [(name, self._into[name]) for name, _ in tensors]
+        if self._dtype is not None:
+            return [(name, self._at(name, tensor, self._cast)) for name, tensor in tensors]
+        return tensors
 
-    def _to_device(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._device)
+
+    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._dtype) if tensor.dtype in _CAST else tensor
+
+    def _at(self, name: str, tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         try:
-            return tensor.to(self._device)
+            return change(tensor)
         except RuntimeError as error:  # out of memory included
             reason = str(error).splitlines()[0]
             raise DeviceError(
-                f"cannot copy tensor {name!r} ({tensor.nbytes} bytes) to {self._device}: {reason}"
+                f"cannot bring tensor {name!r} ({tensor.nbytes} bytes) to {self._device}: {reason}"
             ) from error
+
+    def check_into(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """See Framework.check_into."""
+        assert self._into is not None
+        tensor = self._into[name]
+        if not isinstance(tensor, torch.Tensor):
+            raise ConfigError(f"into[{name!r}] is not a torch.Tensor")
+        wanted = tensor_like(dtype, shape)
+        problem = None
+        if tensor.device != self._own_device():
+            problem = f"is on {tensor.device}, and not on {self._own_device()}"
+        elif (tensor.dtype, tuple(tensor.shape)) != wanted:
+            problem = f"is {tensor.dtype} {tuple(tensor.shape)}; the checkpoint has {wanted[0]} {wanted[1]}"
+        elif not tensor.is_contiguous():
+            problem = "is not contiguous"
+        if problem:
+            raise ConfigError(f"into[{name!r}] {problem}")
+
+    def _own_device(self) -> torch.device:
+        if self._device.type == "cpu" or self._device.index is not None:
+            return self._device
+        return torch.empty(0, device=self._device).device
 
     def index(self, tensor: torch.Tensor, index: Any) -> torch.Tensor:
         """See Framework.index."""

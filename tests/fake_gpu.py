@@ -1,0 +1,135 @@
+"""A GPU that is none, for streams to a device: the driver library of native/tests/fake_driver, and torch tensors on the CPU
+that live in its "device memory". What is copied where and when is the core's and the driver's business, as on a real one;
+only torch's own CUDA calls are left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import weightstream as ws
+from processes import TESTS, wait_until
+from weightstream import _core
+from weightstream.frameworks import torch as torch_framework
+from weightstream.frameworks.torch_device import GpuMemory
+
+_SOURCES = TESTS.parent / "native/tests/fake_driver"
+
+
+class Counts(ctypes.Structure):
+    """FakeCounts of fake_driver.h."""
+
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "registered_bytes",
+            "streams",
+            "events",
+            "contexts",
+            "copies",
+            "copied_bytes",
+            "pageable_copies",
+            "violations",
+            "calls_after_fork",
+        )
+    ]
+
+
+@functools.cache
+def _library() -> Path:
+    """The driver, built once a run; a process keeps the one that it loaded."""
+    built = Path(tempfile.mkdtemp(prefix="weightstream-fake-gpu-")) / "libfake_cuda.so"
+    sources = [_SOURCES / name for name in ("machine.cc", "device.cc", "controls.cc", "cuda_api.cc")]
+    subprocess.run(["c++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-o", built, *sources], check=True)
+    return built
+
+
+class FakeGpu(GpuMemory):
+    """Its memory, and the controls of its driver."""
+
+    current: FakeGpu | None = None
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        FakeGpu.current = self
+        self.library = library
+        self.device = torch.device("cpu")
+        self.allocations = 0
+        self.kernel_us = 0  # that each allocation is used by before anything may be written to it
+        self.out_of_memory_at = 0  # the allocation, from 1, that fails
+        library.fake_allocate.restype = ctypes.c_uint64
+        library.fake_free.argtypes = [ctypes.c_uint64]
+        library.fake_foreign_stream.restype = ctypes.c_void_p
+        library.fake_launch.argtypes = [
+            ctypes.c_int,
+            ctypes.c_void_p,
+            ctypes.c_uint64,
+            ctypes.c_uint64,
+            ctypes.c_uint32,
+            ctypes.c_uint8,
+        ]
+        library.fake_violation.restype = ctypes.c_char_p
+        library.fake_reset(ctypes.c_uint64(1))
+        library.cuInit(0)  # which the core does once in a process
+        library.fake_set_timing(ctypes.c_uint32(50), ctypes.c_uint64(0), ctypes.c_uint32(100))
+        self._stream = library.fake_foreign_stream(0, 1)
+
+    def target(self, limit: int, *, packed: bool) -> _core.Device:
+        """See GpuMemory."""
+        return _core.Device(vendor="cuda", ordinal=0, limit=limit, packed=packed, dlpack=(1, 0))
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """See GpuMemory."""
+        self.allocations += 1
+        if self.allocations == self.out_of_memory_at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        nbytes = torch.empty(shape, dtype=dtype, device="meta").nbytes
+        if nbytes == 0:
+            return torch.empty(shape, dtype=dtype)
+        address = self.library.fake_allocate(ctypes.c_uint64(nbytes))
+        memory = (ctypes.c_uint8 * nbytes).from_address(address)
+        weakref.finalize(memory, self._free, address)
+        if self.kernel_us > 0:
+            self.library.fake_launch(0, self._stream, address, nbytes, self.kernel_us, 0xEE)
+        return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).view(shape)
+
+    def _free(self, address: int) -> None:
+        if FakeGpu.current is self:  # the driver forgot what was before it
+            self.library.fake_free(address)
+
+    def current_stream(self) -> int:
+        """See GpuMemory."""
+        return int(self._stream)
+
+    def counts(self) -> Counts:
+        """What the driver counted."""
+        counts = Counts()
+        self.library.fake_get_counts(ctypes.byref(counts))
+        return counts
+
+    def fail(self, function: str, k: int, status: int, *, sticky: bool = False) -> None:
+        """The k-th call of a driver function from now on fails."""
+        self.library.fake_fail(function.encode(), ctypes.c_uint32(k), status, int(sticky))
+
+
+@contextmanager
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+    """While it lasts, device="cpu" is that GPU. Afterwards nothing of it may be left."""
+    monkeypatch.setenv("WEIGHTSTREAM_CUDA_DRIVER", str(_library()))
+    gpu = FakeGpu(ctypes.CDLL(str(_library())))
+    monkeypatch.setattr(torch_framework, "gpu_memory", lambda device: gpu)
+    yield gpu
+    assert gpu.library.fake_violation() == b""
+    ws.release_pinned_memory()
+    assert _core.pinned_bytes() == 0
+    wait_until(lambda: gpu.counts().registered_bytes + gpu.counts().streams + gpu.counts().events == 0)
+    assert gpu.counts().contexts == 0
