@@ -1,6 +1,8 @@
-"""A GPU that is none, for streams to a device: the driver library of native/tests/fake_driver, and torch tensors on the CPU
-that live in its "device memory". What is copied where and when is the core's and the driver's business, as on a real one;
-only torch's own CUDA calls are left out.
+"""A GPU that is none, for streams to a device.
+
+It is the driver library of native/tests/fake_driver, and torch tensors on the CPU that live in its "device memory".
+What is copied where and when is the core's and the driver's business, as on a real one; only torch's own CUDA calls are
+left out.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <utility>
 
-#include "storage/core_thread.h"
+#include "base/core_thread.h"
 
 namespace weightstream {
 namespace {

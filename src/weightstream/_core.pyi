@@ -170,14 +170,15 @@ class Stream:
         """Whether tensors come by next_device; otherwise they are in host memory, as for a single read."""
 
     def due(self, most_bytes: int) -> list[tuple[int, str | None, str | None, tuple[int, ...] | None]]:
-        """What needs device memory now: (bytes, name, dtype, shape) of a tensor, (bytes, None, None, None) of several."""
+        """What needs memory now: (bytes, name, dtype, shape) of a tensor, (bytes, None, None, None) of several."""
 
     def provide(self, memory: Sequence[Any], addresses: Sequence[int], allocated_on: int) -> None:
         """Memory for all that due() said, in order, and the handle of the stream that it was allocated on."""
 
     def next_device(self, wait: bool) -> list[tuple[str, Any, Any, str, tuple[int, ...] | None]] | None:
-        """Ready tensors as (name, memory, DLPack capsule of a part of some, dtype, shape of one without any bytes);
-        empty at the end, None if there is nothing yet and `wait` is false.
+        """Ready tensors as (name, memory, DLPack capsule of a part of some, dtype, shape of one without any bytes).
+
+        Empty at the end; None if there is nothing yet and `wait` is false.
         """
 
     def close(self) -> None: ...

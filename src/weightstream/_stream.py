@@ -267,7 +267,8 @@ def stream(
         memory_limit: bytes in flight or ready but not taken, an int or text such as ``"2GiB"``. Default: 4 GiB, or a
             quarter of the available memory where that is less. One tensor larger than the limit is still loaded.
         device_limit: bytes of device memory that are allocated for tensors which are not handed out yet. Default:
-            2 GiB. The tensors that share reads with the oldest unfinished one are allocated in any case. `load` takes all.
+            2 GiB. The tensors that share reads with the oldest unfinished one are allocated in any case, and `load`
+            takes all.
         concurrency: the most reads in flight, of URLs the most connections; default: found out while reading.
         backend: ``"auto"`` (the default), ``"uring"``, ``"pread"``, or ``"mmap"`` (zero-copy, but the tensors are then
             the file's pages: see the caveat in docs/semantics.md). For local files; URLs have one reader.
@@ -321,8 +322,8 @@ def stream(
 def release_pinned_memory() -> None:
     """Returns the pinned host memory of streams to GPUs that no stream uses now.
 
-    It is kept for half a minute after its last use, because pinning takes a tenth of a second per GB, and belongs to the
-    process. Streams that run are not disturbed.
+    It belongs to the process, and is kept for half a minute after its last use, because pinning takes a tenth of a
+    second per GB. Streams that run are not disturbed.
 
     Example:
         >>> weights = ws.load("model/", device="cuda:0")

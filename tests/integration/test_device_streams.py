@@ -1,5 +1,7 @@
-"""Streams to a GPU, through the fake driver: every dtype and shape, limits, order, the caller's own tensors, casts, and what
-happens when the device or its memory fails.
+"""Streams to a GPU, through the fake driver.
+
+Every dtype and shape, limits, order, the caller's own tensors, casts, and what happens when the device or its memory
+fails.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class TorchFramework:
     A GPU (of CUDA or HIP) is the core's business, see torch_device. Other devices get tensors by torch's own copy.
     """
 
-    def __init__(self, device: Device, dtype: Any = None, into: Mapping[str, torch.Tensor] | None = None) -> None:
+    def __init__(self, device: Device, dtype: Any = None, into: Mapping[str, Any] | None = None) -> None:
         self._device = _device(device)
         self._dtype = None if dtype is None else _cast_to(dtype)
         self._into = into
@@ -113,11 +113,11 @@ class TorchFramework:
     def check_into(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
         """See Framework.check_into."""
         assert self._into is not None
-        tensor = self._into[name]
+        tensor: Any = self._into[name]
         if not isinstance(tensor, torch.Tensor):
             raise ConfigError(f"into[{name!r}] is not a torch.Tensor")
         wanted = tensor_like(dtype, shape)
-        problem = None
+        problem: str | None = None
         if tensor.device != self._own_device():
             problem = f"is on {tensor.device}, and not on {self._own_device()}"
         elif (tensor.dtype, tuple(tensor.shape)) != wanted:

@@ -1,10 +1,11 @@
 """PyTorch tensors on a GPU: memory of torch's own allocator, which the core copies into while it reads.
 
-The core asks for memory for the tensors that come next; it is allocated here, on the current stream, and the copies wait
-on the device for whatever that stream had queued by then. A tensor is handed out when its copy has ended, so it may be
-used on any stream at once. What holds from then on is what holds for every tensor of torch: one that is used on another
-stream than the one it was allocated on (the current one of the thread that iterates) has to live until that use is over,
-or be told so by ``Tensor.record_stream``. Small tensors share an allocation, of which ``record_stream`` knows nothing.
+The core asks for memory for the tensors that come next; it is allocated here, on the current stream, and the copies
+wait on the device for whatever that stream had queued by then. A tensor is handed out when its copy has ended, so it
+may be used on any stream at once. What holds from then on is what holds for every tensor of torch: one that is used on
+another stream than the one it was allocated on (the current one of the thread that iterates) has to live until that use
+is over, or be told so by ``Tensor.record_stream``. Small tensors share an allocation, of which ``record_stream`` knows
+nothing.
 """
 
 from __future__ import annotations
