@@ -128,8 +128,7 @@ class TorchFramework:
             raise ConfigError(f"into[{name!r}] {problem}")
 
     def _own_device(self) -> torch.device:
-        if self._device.type == "cpu" or self._device.index is not None:
-            return self._device
+        # "cuda" alone is the current device.
         return torch.empty(0, device=self._device).device
 
     def index(self, tensor: torch.Tensor, index: Any) -> torch.Tensor:
