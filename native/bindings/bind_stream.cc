@@ -211,6 +211,25 @@ class PyStream {
     return result;
   }
 
+  nb::list trace() const {
+    nb::list result;
+    for (const auto& event : stream_->trace()) {
+      const char* const kinds[] = {"read", "failed read", "copy", "wait storage", "wait device", "hand over"};
+      const char* kind = kinds[static_cast<std::size_t>(event.kind)];
+      if (event.kind <= TraceEvent::Kind::kCopy) {
+        const PlanRead& read = stream_->read(event.index);
+        result.append(nb::make_tuple(kind, weightstream::name(event.reader), event.begin, event.end, read.source,
+                                     read.range.begin, read.range.end));
+      } else if (event.kind == TraceEvent::Kind::kHandOver) {
+        const std::uint64_t bytes = stream_->items()[event.index].range.size();
+        result.append(nb::make_tuple(kind, describe(event.index, bytes).name, event.begin, event.end, -1, 0, bytes));
+      } else {
+        result.append(nb::make_tuple(kind, "", event.begin, event.end, -1, 0, 0));
+      }
+    }
+    return result;
+  }
+
   nb::list reasons() const {
     nb::list result;
     for (const auto& [source, reason] : stream_->reasons()) result.append(nb::make_tuple(source, reason));
@@ -284,8 +303,10 @@ struct Selection {
 
 std::unique_ptr<PyStream> start(std::shared_ptr<Checkpoint> checkpoint, Selection selection, bool file_order,
                                 std::uint64_t memory_limit, std::uint32_t concurrency, const std::string& backend,
-                                double called, const std::optional<PyDevice>& device = std::nullopt) {
+                                double called, const std::optional<PyDevice>& device = std::nullopt,
+                                bool trace = false) {
   StreamOptions options{.file_order = file_order, .memory_limit = memory_limit, .concurrency = concurrency};
+  options.trace = trace;
   options.backend = backend == "uring"   ? Backend::kUring
                     : backend == "pread" ? Backend::kPread
                     : backend == "mmap"  ? Backend::kMmap
@@ -305,7 +326,7 @@ std::unique_ptr<PyStream> start_tensors(std::shared_ptr<Checkpoint> checkpoint,
                                         std::optional<std::vector<std::uint32_t>> indexes, bool file_order,
                                         std::uint64_t memory_limit, std::uint32_t concurrency,
                                         const std::string& backend, double called,
-                                        const std::optional<PyDevice>& device) {
+                                        const std::optional<PyDevice>& device, bool trace) {
   Selection selection;
   if (indexes) {
     std::sort(indexes->begin(), indexes->end());  // checkpoint order is file order
@@ -317,7 +338,7 @@ std::unique_ptr<PyStream> start_tensors(std::shared_ptr<Checkpoint> checkpoint,
     for (std::uint32_t index = 0; index < count; ++index) selection.add(*checkpoint, index);
   }
   return start(std::move(checkpoint), std::move(selection), file_order, memory_limit, concurrency, backend, called,
-               device);
+               device, trace);
 }
 
 std::unique_ptr<PyStream> start_part(std::shared_ptr<Checkpoint> checkpoint, std::uint32_t index, std::uint64_t begin,
@@ -352,7 +373,7 @@ void bind_stream(nb::module_& module) {
   nb::class_<PyStream>(module, "Stream")
       .def_static("start", &start_tensors, nb::arg("checkpoint"), nb::arg("tensors").none(), nb::kw_only(),
                   nb::arg("file_order"), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
-                  nb::arg("called"), nb::arg("device").none() = nb::none())
+                  nb::arg("called"), nb::arg("device").none() = nb::none(), nb::arg("trace") = false)
       .def_static("start_part", &start_part, nb::arg("checkpoint"), nb::arg("tensor"), nb::arg("begin"), nb::arg("end"),
                   nb::arg("shape"), nb::kw_only(), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
                   nb::arg("called"))
@@ -366,6 +387,7 @@ void bind_stream(nb::module_& module) {
       .def("close", &PyStream::close)
       .def("stats", &PyStream::stats)
       .def("reasons", &PyStream::reasons)
+      .def("trace", &PyStream::trace)
       .def("drain_log", &PyStream::drain_log);
 }
 

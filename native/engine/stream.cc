@@ -36,6 +36,7 @@ Stream::Stream(std::shared_ptr<const Sources> sources, Plan plan, const StreamOp
       admission_(plan_, lanes_, *landing_),
       reads_left_of_source_(sources_->size(), 0),
       open_handles_(sources_->size()) {
+  if (options.trace) trace_.emplace(called, plan_.reads.size());
   for (const auto& item : plan_.items) stats_.bytes_total += item.range.size();
   for (const auto& read : plan_.reads) ++reads_left_of_source_[read.source];
   for (std::uint32_t item = 0; item < plan_.items.size(); ++item) {
@@ -98,6 +99,7 @@ std::optional<std::uint32_t> Stream::admit(Lane& lane) {
     return std::nullopt;
   }
   if (*read) ++reading_;
+  if (*read && trace_) trace_->read_begins(**read);
   account_waits();
   return *read;
 }
@@ -123,6 +125,7 @@ void Stream::complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> r
   {
     const std::lock_guard lock(mutex_);
     --reading_;
+    if (trace_) trace_->read_ends(read, lane.kind, result.ok());
     if (--reads_left_of_source_[plan.source] == 0) open_handles_[plan.source].reset();
     if (!result.ok()) {
       fail(std::move(result).error());
@@ -143,6 +146,7 @@ void Stream::landed(std::uint32_t read) {
   const PlanRead& plan = plan_.reads[read];
   const std::lock_guard lock(mutex_);
   --landing_reads_;
+  if (trace_ && device_ != nullptr) trace_->copied(read);
   const bool room = landing_->settle(read);
   if (error_ || closed_) return;  // it comes after the end
   for (auto item = plan.first_item; item < plan.first_item + plan.items; ++item) {
@@ -249,7 +253,10 @@ Result<Stream::Next> Stream::next(std::vector<ReadyItem>& batch, Clock::duration
     ready_changed_.wait_until(lock, begin + patience, [this] { return error_ || closed_ || ready_.any(); });
     consumer_inside_ = consumer_waits_ = false;
     account_waits();
-    stats_.wait_storage_seconds += seconds(Clock::now() - begin) - (stats_.wait_device_seconds - device_before);
+    const double waited = seconds(Clock::now() - begin);
+    const double for_device = stats_.wait_device_seconds - device_before;
+    stats_.wait_storage_seconds += waited - for_device;
+    if (trace_) trace_->waited(waited, for_device);
   }
   if (closed_ || !ready_.any()) {
     if (error_) return *error_;
@@ -263,6 +270,7 @@ Result<Stream::Next> Stream::next(std::vector<ReadyItem>& batch, Clock::duration
     const auto item = ready_.take();
     const PlanItem& plan = plan_.items[item];
     batch.push_back({item, landing_->hand_out(item)});
+    if (trace_) trace_->handed_over(item);
     bytes += plan.range.size();
   } while (ready_.any() && batch.size() - before < kBatchItems &&
            bytes + plan_.items[ready_.front()].range.size() <= kBatchBytes);
@@ -297,6 +305,12 @@ void Stream::close() {
   lanes_.stop();
   landing_->close(admission_.take_rest(), ready_);
   open_handles_.assign(open_handles_.size(), nullptr);
+}
+
+std::vector<TraceEvent> Stream::trace() const {
+  if (!trace_ || ::getpid() != process_) return {};
+  const std::lock_guard lock(mutex_);
+  return trace_->events();
 }
 
 StreamStats Stream::stats() const {

@@ -26,6 +26,7 @@
 #include "engine/sources.h"
 #include "engine/stats.h"
 #include "engine/stream_options.h"
+#include "engine/trace.h"
 #include "memory/arena.h"
 
 namespace weightstream {
@@ -74,6 +75,9 @@ class Stream final : private Lane::Owner, private Landing::Owner {
   void close();
 
   [[nodiscard]] StreamStats stats() const;
+  // So far, if StreamOptions::trace asked for it.
+  [[nodiscard]] std::vector<TraceEvent> trace() const;
+  [[nodiscard]] const PlanRead& read(std::uint32_t index) const { return plan_.reads[index]; }
   [[nodiscard]] std::vector<LogLine> drain_log() { return log_.drain(); }
   // Per source that this stream reads: why its reader was chosen.
   [[nodiscard]] const Lanes::Reasons& reasons() const { return lanes_.reasons(); }
@@ -125,6 +129,7 @@ class Stream final : private Lane::Owner, private Landing::Owner {
   Span blocked_;  // reading waits for the consumer
   Span device_bound_;  // the consumer waits for copies
   StreamStats stats_;
+  std::optional<Trace> trace_;
 };
 
 }  // namespace weightstream

@@ -199,6 +199,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
             backend=settings.backend,
             called=called,
             device=framework.target(2**63 if whole else settings.device_limit),
+            trace=settings.trace is not None,
         )
         try:
             framework.begin(core)
@@ -213,6 +214,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
             nbytes=nbytes,
             renewer=self._renewer,
             progress=self._progress(settings, nbytes, len(core)),
+            trace=settings.trace,
             owns_checkpoint=owned,
         )
 
@@ -346,6 +348,12 @@ def open_checkpoint(
 
     """
     settings = _config.resolve(
-        framework=framework, device=device, backend=backend, storage_options=storage_options, names=(), progress=False
+        framework=framework,
+        device=device,
+        backend=backend,
+        storage_options=storage_options,
+        names=(),
+        progress=False,
+        trace="",
     )
     return Checkpoint._open(location, settings)

@@ -70,6 +70,7 @@ class Settings:
     progress: bool
     dtype: Any
     into: Mapping[str, Any] | None
+    trace: str | None
     storage_options: Mapping[str, Any] = field(repr=False)  # may hold secrets
 
 
@@ -86,6 +87,7 @@ def resolve(
     progress: bool | None = None,
     dtype: Any = None,
     into: Mapping[str, Any] | None = None,
+    trace: str | os.PathLike[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Fills what is None from the environment and the defaults, and checks every value.
@@ -111,6 +113,7 @@ def resolve(
         progress=show_progress(progress, default=False),
         dtype=_first(dtype, "DTYPE", None) if into is None else None,
         into=into,
+        trace=_trace(trace),
         storage_options=_options(storage_options),
     )
 
@@ -180,6 +183,16 @@ def _names(value: Names | None) -> Names | None:
     if not patterns:
         return None
     return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _trace(value: str | os.PathLike[str] | None) -> str | None:
+    given: str | os.PathLike[str] = _first(value, "TRACE", "")
+    if not os.fspath(given):
+        return None
+    path = os.path.abspath(os.path.expanduser(os.fspath(given)))
+    if os.path.isdir(path) or not os.access(os.path.dirname(path), os.W_OK):
+        raise ConfigError(f"{_what(value, 'trace')}={path!r} is not a file that can be written")
+    return path
 
 
 def _into(value: Mapping[str, Any] | None, dtype: Any) -> Mapping[str, Any] | None:

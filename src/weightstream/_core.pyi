@@ -143,6 +143,7 @@ class Stream:
         backend: str,
         called: float,
         device: Device | None = None,
+        trace: bool = False,
     ) -> Stream: ...
     @staticmethod
     def start_part(
@@ -183,6 +184,9 @@ class Stream:
 
     def close(self) -> None: ...
     def stats(self) -> _Stats: ...
+    def trace(self) -> list[tuple[str, str, float, float, int, int, int]]:
+        """What it did when, if that was asked for: (kind, reader or tensor, begin, end, source, first, last byte)."""
+
     def reasons(self) -> list[tuple[int, str]]:
         """(source, why its reader was chosen)."""
 

@@ -111,6 +111,7 @@ class TensorStream:
         nbytes: int,
         renewer: Renewer,
         progress: Progress | None = None,
+        trace: str | None = None,
         owns_checkpoint: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
@@ -119,6 +120,7 @@ class TensorStream:
         self._nbytes = nbytes
         self._renewer = renewer
         self._progress = progress
+        self._trace = trace
         self._owns_checkpoint = owns_checkpoint
         self._ready: list[tuple[str, Any]] = []  # last in, next out
         self._exhausted = False
@@ -211,6 +213,7 @@ class TensorStream:
             self._ready = []
             _open_streams.discard(self)
             self._forward_log()
+            self._write_trace()
             if self._progress is not None:
                 self._progress.close()
 
@@ -233,6 +236,16 @@ class TensorStream:
     def _forward_log(self) -> None:
         _log.forward(self._core.drain_log())
 
+    def _write_trace(self) -> None:
+        if self._trace is None:
+            return
+        from . import _trace
+
+        try:
+            _trace.write(self._trace, self._core.trace(), self.checkpoint.paths)
+        except OSError as error:  # it says nothing about the tensors
+            _log.logger.warning("the trace could not be written to %s: %s", self._trace, error)
+
     def _show_progress(self) -> None:
         stats = self._core.stats()
         assert self._progress is not None
@@ -253,6 +266,7 @@ def stream(
     progress: bool | None = None,
     dtype: Any = None,
     into: Mapping[str, Any] | None = None,
+    trace: str | os.PathLike[str] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> TensorStream:
     """Streams the tensors of a checkpoint: each is handed out as soon as its own bytes are there.
@@ -278,6 +292,8 @@ def stream(
         into: tensors of the caller's, by name, that the bytes go to: for a reload in place, without a second
             allocation. Each has the dtype, shape and device that it would be handed out with, and is handed out itself.
             Default for `names`: those of `into`. After an error their contents are undefined.
+        trace: a file that gets what the stream did when, as JSON for https://ui.perfetto.dev or chrome://tracing: the
+            reads of each reader, the copies to a device, and what the consumer waited for. Written when it is closed.
         storage_options: how remote storage is reached: credentials, endpoint, CA bundle, and the numbers of the HTTP
             reader, as docs/reference/python.md lists them. Most programs need none: credentials are found where the
             storage's own tools find them. Local files take none.
@@ -314,6 +330,7 @@ def stream(
         progress=progress,
         dtype=dtype,
         into=into,
+        trace=trace,
         storage_options=storage_options,
     )
     return Checkpoint._open(location, settings)._start(settings, called, owned=True)

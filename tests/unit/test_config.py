@@ -75,13 +75,17 @@ SETTINGS: dict[str, tuple[Any, str, Any]] = {
     "concurrency": (7, "7", 7),
     "backend": ("pread", "pread", "pread"),
     "progress": (True, "yes", True),
+    "dtype": ("bfloat16", "bfloat16", "bfloat16"),
+    "trace": ("/tmp/trace.json", "/tmp/trace.json", "/tmp/trace.json"),
     "storage_options": ({"a": 1}, '{"a": 1}', {"a": 1}),
 }
+# What one of them cannot be: functions of names and tensors do not fit a variable.
+OTHERS = ("names", "into")
 
 
 def test_every_keyword_is_in_the_table() -> None:
     keywords = {name for name, p in inspect.signature(ws.stream).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    assert keywords == set(SETTINGS) | {"names"}
+    assert keywords == set(SETTINGS) | set(OTHERS)
     assert keywords == {field.name for field in dataclasses.fields(_config.Settings)}
 
 
@@ -109,9 +113,13 @@ def test_the_keyword_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> 
         concurrency=1,
         backend="auto",
         progress=False,
+        dtype="float16",
+        trace="/tmp/other.json",
         storage_options={},
     )
-    assert settings == _config.Settings("cpu", "pt", None, "arrival", 5, 1000, 1, "auto", False, {})
+    assert settings == _config.Settings(
+        "cpu", "pt", None, "arrival", 5, 1000, 1, "auto", False, "float16", None, "/tmp/other.json", {}
+    )
 
 
 WRONG: dict[str, tuple[Any, str]] = {
@@ -208,7 +216,7 @@ def documented() -> dict[str, tuple[str, str]]:
 
 
 def test_every_setting_is_documented_for_an_opened_checkpoint() -> None:
-    assert set(documented()) == set(SETTINGS) | {"names"}
+    assert set(documented()) == set(SETTINGS) | set(OTHERS)
 
 
 @pytest.mark.parametrize("keyword", [*SETTINGS, "names"])

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @click.option("--order", type=click.Choice(["arrival", "file"]), help="The order of tensors.  [default: arrival]")
 @click.option("--memory-limit", metavar="SIZE", help="Host memory in flight, such as 512MiB or 2GiB.")
 @click.option("--device-limit", metavar="SIZE", help="Device memory in flight.")
+@click.option("--dtype", metavar="DTYPE", help="Cast floating-point tensors, such as to bfloat16.")
+@click.option("--trace", metavar="FILE", help="Write what was done when, for https://ui.perfetto.dev.")
 @click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Reads in flight.  [default: adaptive]")
 @click.option("--backend", type=click.Choice(["auto", "uring", "pread", "mmap"]), help="The reader.  [default: auto]")
 @click.option("--keep", is_flag=True, help="Hold all tensors until the end, instead of dropping each as it comes.")
@@ -88,9 +90,13 @@ def _summary(stats: StreamStats) -> Iterator[str]:
     if stats.tensors:
         yield f"first tensor after {seconds_text(stats.first_tensor_seconds)}"
     waited = f"for storage {seconds_text(stats.wait_storage_seconds)}"
+    if stats.wait_device_seconds > 0:
+        waited += f", for the device {seconds_text(stats.wait_device_seconds)}"
     yield f"waited {waited}, for the consumer {seconds_text(stats.wait_consumer_seconds)}"
     yield f"read {bytes_text(stats.bytes_read)} in {count_text(stats.reads, 'read')}, {stats.retries} retried"
     yield f"host memory in flight at most {bytes_text(stats.peak_host_bytes)}"
+    if stats.peak_device_bytes > 0:
+        yield f"device memory in flight at most {bytes_text(stats.peak_device_bytes)}"
     for reader, count in stats.readers.items():
         yield f"reader {reader}: {bytes_text(count)}"
     for path, reason in stats.reasons.items():
