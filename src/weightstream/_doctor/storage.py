@@ -28,6 +28,7 @@ _QUICK = {
     "backoff_cap": 1,
     "stall_seconds": 5,
     "first_byte_seconds": 6,
+    "first_answer_seconds": 7,
     "deadline": 8,
     "hedge_seconds": 0,
 }
