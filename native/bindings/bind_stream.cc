@@ -156,16 +156,22 @@ class PyStream {
     return nb::object(result);
   }
 
-  nb::list next_dlpack() {
+  nb::object next_dlpack(bool wait) {
+    std::vector<ReadyItem> batch;
+    if (wait) {
+      batch = next();
+    } else if (!next_within(batch, {})) {
+      return nb::none();
+    }
     nb::list result;
-    for (auto& item : next()) {
+    for (auto& item : batch) {
       Described d = describe(item.index, item.lease ? item.lease.size() : 0);
       const DlpackType type = dlpack_type(d.dtype);
       nb::object view = type.needs_view ? nb::object(nb::str(info(d.dtype).name.data())) : nb::none();
       nb::object capsule = to_dlpack(HostTensor(std::move(item.lease), alignment(d.dtype)), type, std::move(d.shape));
       result.append(nb::make_tuple(d.name, std::move(capsule), std::move(view)));
     }
-    return result;
+    return nb::object(result);
   }
 
   nb::list next_buffers() {
@@ -378,7 +384,7 @@ void bind_stream(nb::module_& module) {
                   nb::arg("shape"), nb::kw_only(), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
                   nb::arg("called"))
       .def("__len__", &PyStream::size)
-      .def("next_dlpack", &PyStream::next_dlpack)
+      .def("next_dlpack", &PyStream::next_dlpack, nb::arg("wait") = true)
       .def("next_buffers", &PyStream::next_buffers)
       .def("on_device", &PyStream::on_device)
       .def("due", &PyStream::due)

@@ -202,7 +202,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
             trace=settings.trace is not None,
         )
         try:
-            framework.begin(core)
+            take = framework.begin(core)
         except BaseException:
             core.close()
             raise
@@ -210,7 +210,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         return TensorStream(
             self,
             core,
-            framework,
+            take,
             nbytes=nbytes,
             renewer=self._renewer,
             progress=self._progress(settings, nbytes, len(core)),
@@ -235,7 +235,9 @@ class Checkpoint(Mapping[str, TensorInfo]):
             backend=self._settings.backend,
             called=time.monotonic(),
         )
-        with TensorStream(self, core, framework, nbytes=part.end - part.begin, renewer=self._renewer) as running:
+        with TensorStream(
+            self, core, framework.begin(core), nbytes=part.end - part.begin, renewer=self._renewer
+        ) as running:
             return framework.index(next(running)[1], part.index)
 
     def _framework_for(self, settings: _config.Settings) -> frameworks.Framework:

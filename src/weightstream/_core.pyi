@@ -1,7 +1,7 @@
 """The C++ core. Everything that takes time releases the GIL; next_dlpack and next_buffers let signals through."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, overload
 
 class _Stats(TypedDict):
     tensors: int
@@ -161,8 +161,14 @@ class Stream:
         """Reads bytes [begin, end) of one tensor, handed out as a tensor of `shape`."""
 
     def __len__(self) -> int: ...
-    def next_dlpack(self) -> list[tuple[str, Any, str | None]]:
-        """Ready tensors as (name, DLPack capsule, dtype to view it as or None); empty at the end."""
+    @overload
+    def next_dlpack(self) -> list[tuple[str, Any, str | None]]: ...
+    @overload
+    def next_dlpack(self, wait: bool) -> list[tuple[str, Any, str | None]] | None:
+        """Ready tensors as (name, DLPack capsule, dtype to view it as or None); empty at the end.
+
+        None if there is nothing yet and `wait` is false.
+        """
 
     def next_buffers(self) -> list[tuple[str, HostTensor, tuple[int, ...], str]]:
         """Ready tensors as (name, buffer, shape, dtype); empty at the end."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ._checkpoint import Checkpoint
     from ._progress import Progress
-    from .frameworks import Framework
+    from .frameworks import Take
     from .sources.renewal import Renewer
 
 
@@ -106,7 +106,7 @@ class TensorStream:
         self,
         checkpoint: Checkpoint,
         core: CoreStream,
-        framework: Framework,
+        take: Take[Any],
         *,
         nbytes: int,
         renewer: Renewer,
@@ -116,7 +116,7 @@ class TensorStream:
     ) -> None:
         self.checkpoint = checkpoint
         self._core = core
-        self._framework = framework
+        self._take = take
         self._nbytes = nbytes
         self._renewer = renewer
         self._progress = progress
@@ -168,7 +168,7 @@ class TensorStream:
         raise StopIteration
 
     def _fetch(self) -> list[tuple[str, Any]]:
-        batch = self._framework.take(self._core)
+        batch = self._take()
         if self._closed:
             raise ClosedError("the stream was closed by another thread")
         if self._progress is not None:

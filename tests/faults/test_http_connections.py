@@ -284,7 +284,7 @@ def test_threads_of_the_core_never_wait_for_those_of_python(remote_model: Model)
         print("done")
     """
     with ScriptedServer(remote_model.data) as server:
-        assert run(program, server.url(), timeout=30) == "done\n"
+        assert run(program, server.url(), timeout=100) == "done\n"
 
 
 def test_many_servers_at_once(remote_model: Model, tmp_path: Path) -> None:

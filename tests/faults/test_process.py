@@ -120,23 +120,23 @@ def test_streams_in_threads_of_their_own(model: Model, backend: str) -> None:
 
 
 class Held:
-    """A framework that waits for a go before it takes what is ready."""
+    """Waits for a go before it takes what is ready."""
 
-    def __init__(self, framework: Any) -> None:
-        self.framework = framework
+    def __init__(self, take: Callable[[], Any]) -> None:
+        self.take = take
         self.entered = threading.Event()
         self.go = threading.Event()
 
-    def take(self, core: Any) -> Any:
+    def __call__(self) -> Any:
         self.entered.set()
         assert self.go.wait(20)
-        return self.framework.take(core)
+        return self.take()
 
 
 def test_a_second_thread_gets_an_error_and_the_first_goes_on(model: Model) -> None:
     path, tensors = model
     with ws.stream(path, order="file", memory_limit="1MiB") as stream:
-        held = stream._framework = Held(stream._framework)  # type: ignore[assignment]
+        held = stream._take = Held(stream._take)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             first = pool.submit(next, stream)
             assert held.entered.wait(20)
@@ -207,7 +207,7 @@ def test_a_batch_fetched_between_two_steps_of_another_is_not_lost(tmp_path: Path
 
 def test_closed_by_another_thread_between_two_batches(model: Model) -> None:
     with ws.stream(model[0], memory_limit="1MiB") as stream:
-        held = stream._framework = Held(stream._framework)  # type: ignore[assignment]
+        held = stream._take = Held(stream._take)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             first = pool.submit(next, stream)
             assert held.entered.wait(20)

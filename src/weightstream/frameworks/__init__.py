@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from .._config import Device
 from .._core import Device as CoreDevice
 from .._core import Stream as CoreStream
 from .._errors import ConfigError
+
+_Tensor = TypeVar("_Tensor")
+# Waits for the next ready tensors and makes them the framework's; empty at the end.
+Take: TypeAlias = "Callable[[], list[tuple[str, _Tensor]]]"
 
 
 class Framework(Protocol):
@@ -27,12 +31,8 @@ class Framework(Protocol):
         """
         ...
 
-    def begin(self, stream: CoreStream) -> None:
-        """Gives a stream that has just started what it needs from the framework."""
-        ...
-
-    def take(self, stream: CoreStream) -> list[tuple[str, Any]]:
-        """Waits for the next ready tensors and makes them the framework's; empty at the end."""
+    def begin(self, stream: CoreStream) -> Take[Any]:
+        """Gives a stream that has just started what it needs, and returns what takes its tensors."""
         ...
 
     def index(self, tensor: Any, index: Any) -> Any:

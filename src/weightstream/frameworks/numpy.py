@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from .._config import Device
 from .._core import Stream as CoreStream
 from .._errors import ConfigError
+from . import Take
 
 _NUMPY = {
     "BOOL": "bool",
@@ -84,8 +86,7 @@ class NumpyFramework:
         self._into = into
         self._dtypes: dict[str, np.dtype[Any]] = {}
 
-    def take(self, stream: CoreStream) -> list[tuple[str, np.ndarray[Any, Any]]]:
-        """See Framework.take."""
+    def _take(self, stream: CoreStream) -> list[tuple[str, np.ndarray[Any, Any]]]:
         arrays = [
             (name, np.ndarray(shape, self._dtype(dtype), memoryview(buffer)))
             for name, buffer, shape, dtype in stream.next_buffers()
@@ -104,8 +105,9 @@ class NumpyFramework:
     def target(self, device_limit: int) -> None:
         """See Framework.target."""
 
-    def begin(self, stream: CoreStream) -> None:
+    def begin(self, stream: CoreStream) -> Take[np.ndarray[Any, Any]]:
         """See Framework.begin."""
+        return partial(self._take, stream)
 
     def check_into(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
         """See Framework.check_into."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from .._config import Device
 from .._core import Device as CoreDevice
 from .._core import Stream as CoreStream
 from .._errors import ConfigError, DeviceError
+from . import Take
 from .torch_device import DeviceStreaming, gpu_memory
 from .torch_dtypes import from_capsule, tensor_like, view
+from .torch_queue import QueuedCopies, Wait, can_queue, queue_copy
 
 # What `dtype` casts; everything else (integers, quantised values) stays what it is.
 _CAST = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -48,6 +51,10 @@ def _cast_to(dtype: Any) -> torch.dtype:
     return found
 
 
+def _take_host(stream: CoreStream) -> list[tuple[str, torch.Tensor]]:
+    return [(name, view(from_capsule(capsule), dtype)) for name, capsule, dtype in stream.next_dlpack()]
+
+
 class TorchFramework:
     """Tensors of torch on one device.
 
@@ -58,8 +65,7 @@ class TorchFramework:
         self._device = _device(device)
         self._dtype = None if dtype is None else _cast_to(dtype)
         self._into = into
-        self._on_cpu = self._device.type == "cpu"
-        if not self._on_cpu:
+        if self._device.type != "cpu":
             try:
                 torch.empty(0, device=self._device)
             except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
@@ -74,26 +80,40 @@ class TorchFramework:
         # The caller's memory is there already, all of it.
         return self._gpu.target(device_limit) if self._into is None else self._gpu.target(2**63, packed=False)
 
-    def begin(self, stream: CoreStream) -> None:
+    def begin(self, stream: CoreStream) -> Take[torch.Tensor]:
         """See Framework.begin."""
+        bring = self._bring(stream)
+        if self._into is not None:
+            into = self._into
+            return lambda: [(name, into[name]) for name, _ in bring()]
+        if self._dtype is not None:
+            return lambda: [(name, self._at(name, tensor, self._cast)) for name, tensor in bring()]
+        return bring
+
+    def _bring(self, stream: CoreStream) -> Take[torch.Tensor]:
+        """How the tensors of this stream come to the device, or to those of `into`."""
         if self._gpu is not None and stream.on_device():
             self._gpu.begin(stream, self._into)
-
-    def take(self, stream: CoreStream) -> list[tuple[str, torch.Tensor]]:
-        """See Framework.take."""
-        if self._gpu is not None and stream.on_device():
-            tensors = self._gpu.take(stream)
-        else:
-            tensors = [(name, view(from_capsule(capsule), dtype)) for name, capsule, dtype in stream.next_dlpack()]
-            if self._into is not None:
-                return [(name, self._at(name, tensor, self._into[name].copy_)) for name, tensor in tensors]
-            if not self._on_cpu:
-                tensors = [(name, self._at(name, tensor, self._to_device)) for name, tensor in tensors]
+            return partial(self._gpu.take, stream)
+        host = partial(_take_host, stream)
         if self._into is not None:
-            return [(name, self._into[name]) for name, _ in tensors]
-        if self._dtype is not None:
-            return [(name, self._at(name, tensor, self._cast)) for name, tensor in tensors]
-        return tensors
+            into = self._into
+            return lambda: [(name, self._at(name, tensor, into[name].copy_)) for name, tensor in host()]
+        if self._device.type == "cpu":
+            return host
+        if can_queue(self._device):
+            return partial(QueuedCopies(self._queue_copy).take, stream)
+        return lambda: [(name, self._at(name, tensor, self._to_device)) for name, tensor in host()]
+
+    def _queue_copy(self, name: str, tensor: torch.Tensor) -> tuple[torch.Tensor, Wait]:
+        waits: list[Wait] = []
+
+        def queue(host: torch.Tensor) -> torch.Tensor:
+            copied, wait = queue_copy(host, self._device)
+            waits.append(wait)
+            return copied
+
+        return self._at(name, tensor, queue), waits[0]
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._device)
@@ -107,7 +127,7 @@ class TorchFramework:
         except RuntimeError as error:  # out of memory included
             reason = str(error).splitlines()[0]
             raise DeviceError(
-                f"cannot bring tensor {name!r} ({tensor.nbytes} bytes) to {self._device}: {reason}"
+                f"cannot copy tensor {name!r} ({tensor.nbytes} bytes) to {self._device}: {reason}"
             ) from error
 
     def check_into(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:

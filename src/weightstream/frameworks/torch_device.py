@@ -74,7 +74,7 @@ class DeviceStreaming:
         self._top_up(stream, into)
 
     def take(self, stream: CoreStream) -> list[tuple[str, torch.Tensor]]:
-        """See Framework.take."""
+        """Waits for the next ready tensors; empty at the end."""
         while True:
             more = self._top_up(stream, None)
             batch = stream.next_device(wait=not more)

@@ -41,8 +41,6 @@ _TORCH: dict[str, str] = {
 # Those that DLPack does not carry, or not to every torch: they cross as bytes and are viewed as what they are.
 _CROSS_AS_BYTES = frozenset(name for name in _TORCH if name.startswith(("F4", "F6_", "F8_")))
 
-_known: dict[str, torch.dtype] = {}
-
 
 def torch_dtype(dtype: str) -> torch.dtype:
     """The torch dtype of a header's dtype name.
@@ -51,15 +49,11 @@ def torch_dtype(dtype: str) -> torch.dtype:
         ConfigError: this torch has none.
 
     """
-    found = _known.get(dtype)
+    found: torch.dtype | None = getattr(torch, _TORCH[dtype], None)
     if found is None:
-        name = _TORCH[dtype]
-        found = getattr(torch, name, None)
-        if found is None:
-            raise ConfigError(
-                f"this torch ({torch.__version__}) has no dtype {name}, which {dtype} needs; install a newer one"
-            )
-        _known[dtype] = found
+        raise ConfigError(
+            f"this torch ({torch.__version__}) has no dtype {_TORCH[dtype]}, which {dtype} needs; install a newer one"
+        )
     return found
 
 
