@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.machine import filesystem
+
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 COLD_LIMIT = 0.001
 WARM_LIMIT = 0.999
@@ -94,8 +96,23 @@ def make_warm(paths: Sequence[Path]) -> str:
     return "read"
 
 
+def in_memory(paths: Sequence[Path]) -> str:
+    """Says "tmpfs"; raises CacheError when the files are on anything else."""
+    for path in paths:
+        kind = filesystem(path)[0]
+        if kind not in ("tmpfs", "ramfs"):
+            raise CacheError(f"{path.name} is on {kind}; name a folder on a tmpfs with --data")
+    return "tmpfs"
+
+
+PREPARE = {"cold": make_cold, "warm": make_warm, "tmpfs": in_memory}
+"""By state, what brings files into it and says how."""
+
+
 def check(paths: Sequence[Path], state: str) -> float:
-    """The residency of the files; raises CacheError when it does not fit `state` ("cold" or "warm")."""
+    """The residency of the files; raises CacheError when it does not fit `state` ("cold", "warm" or "tmpfs")."""
+    if state == "tmpfs":
+        return 1.0
     share = residency(paths)
     if (state == "cold" and share > COLD_LIMIT) or (state == "warm" and share < WARM_LIMIT):
         raise CacheError(f"{share:.1%} of the files are in the page cache right before a {state} run")

@@ -6,18 +6,20 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import files, imports, report, runner
+from benchmarks import files, imports, report, runner, startup
 from benchmarks.caches import CacheError
 from benchmarks.contenders import CONTENDERS
-from benchmarks.layouts import layouts
+from benchmarks.layouts import LLAMA_8B, layouts
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers import ServerError
 
 HERE = Path(__file__).resolve().parent
-ALL = (*SCENARIOS, imports.IMPORT_TIME)
+ALL = (*(name for name, scenario in SCENARIOS.items() if not scenario.device), imports.IMPORT_TIME)
+GPU = (*(name for name, scenario in SCENARIOS.items() if scenario.device), startup.STARTUP)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -29,7 +31,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="measure scenarios")
-    run.add_argument("scenarios", nargs="+", choices=(*ALL, "all"), metavar="SCENARIO", help=f"{', '.join(ALL)}, all")
+    run.add_argument(
+        "scenarios",
+        nargs="+",
+        choices=(*ALL, *GPU, "all", "gpu"),
+        metavar="SCENARIO",
+        help=f"{', '.join(ALL)}, all; {', '.join(GPU)}, gpu",
+    )
     run.add_argument(
         "--rounds", type=int, default=None, help="how often each contender runs (default 5; 1 with --tiny)"
     )
@@ -41,15 +49,25 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--no-verify", dest="verify", action="store_false", help="do not check the bytes after the first round"
     )
+    run.add_argument("--device", help="where the GPU scenarios load to (default cuda:0; cpu tries the harness)")
+    run.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing more after so many")
     run.add_argument("--results", type=Path, default=HERE / "results", help="folder for the results")
     run.add_argument("--no-save", dest="save", action="store_false", help="only print the table")
 
     data = commands.add_parser("data", help="write the checkpoints and stop")
-    data.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(layouts(tiny=False))}; all without")
+    data.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"some of {', '.join(layouts(tiny=False))}; all but the GPUs' without"
+    )
 
     for command in (run, data):
         command.add_argument(
             "--data", type=Path, default=HERE / "data", help="folder of the checkpoints (default benchmarks/data)"
+        )
+        command.add_argument(
+            "--layers",
+            type=int,
+            default=LLAMA_8B.layers,
+            help="of the Llama 8B in the GPU scenarios' file (default 32)",
         )
         command.add_argument(
             "--tiny", action="store_true", help="tiny checkpoints, to try the harness; nothing is saved"
@@ -73,10 +91,14 @@ def _run(arguments: argparse.Namespace) -> int:
         cache=arguments.cache,
         verify=arguments.verify,
         tiny=arguments.tiny,
+        device=arguments.device,
+        layers=arguments.layers,
+        deadline=time.monotonic() + arguments.seconds,
     )
     settings.data.mkdir(parents=True, exist_ok=True)
     status = 0
-    for name in ALL if "all" in arguments.scenarios else arguments.scenarios:
+    groups = {"all": ALL, "gpu": GPU}
+    for name in (name for wanted in arguments.scenarios for name in groups.get(wanted, (wanted,))):
         print(f"{name}:", flush=True)
         try:
             result = runner.run(name, settings)
@@ -93,8 +115,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    known = layouts(tiny=arguments.tiny)
-    for name in arguments.names or known:
+    known = layouts(tiny=arguments.tiny, layers=arguments.layers)
+    for name in arguments.names or (name for name in known if name != SCENARIOS["gpu-warm"].data):
         made = files.make(known[name], arguments.data)
         print(f"{name}: {made.nbytes / 1e9:.2f} GB, {made.tensors} tensors in {len(made.files)} files")
     return 0
@@ -118,6 +140,7 @@ def _list() -> int:
     for scenario in SCENARIOS.values():
         print(f"  {scenario.name:24} {scenario.question}")
     print(f"  {imports.IMPORT_TIME:24} {imports.QUESTION}")
+    print(f"  {startup.STARTUP:24} {startup.QUESTION}")
     print("contenders:")
     for contender in CONTENDERS.values():
         missing = contender.missing()

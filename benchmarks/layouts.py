@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 BF16_BYTES = 2
@@ -124,8 +124,12 @@ def speck_tensors(count: int) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(f"model.layers.{index // 1000}.{index % 1000}.scale", (256,)) for index in range(count))
 
 
-def layouts(*, tiny: bool) -> dict[str, Layout]:
-    """Every checkpoint that scenarios use, by name; `tiny` gives stand-ins of the same structure that take seconds."""
+def layouts(*, tiny: bool, layers: int = LLAMA_8B.layers) -> dict[str, Layout]:
+    """Every checkpoint that scenarios use, by name; `tiny` gives stand-ins of the same structure that take seconds.
+
+    `layers`: how many layers of Llama 8B "llama-file" has; 2.1 GB and 0.44 GB a layer.
+    """
+    in_one_file = LLAMA_TINY if tiny else replace(LLAMA_8B, layers=layers)
     shard_bytes = 18_000_000 if tiny else 5_000_000_000
     small = 2_000 if tiny else 40_000
     found = (
@@ -137,6 +141,7 @@ def layouts(*, tiny: bool) -> dict[str, Layout]:
             (FileSpec("model.safetensors", layers_only(llama_tensors(LLAMA_TINY if tiny else LLAMA_8B_TEN_LAYERS))),),
         ),
         Layout("llama-8b", in_shards(llama_tensors(LLAMA_TINY if tiny else LLAMA_8B), shard_bytes)),
+        Layout("llama-file", (FileSpec("model.safetensors", llama_tensors(in_one_file)),)),
         Layout("small-tensors", (FileSpec("model.safetensors", adapter_tensors(small)),)),
         Layout("specks", (FileSpec("model.safetensors", speck_tensors(small)),)),
         Layout("primer", (FileSpec("model.safetensors", adapter_tensors(8)),)),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = Path(os.environ.get("BENCHMARKS_ENVIRONMENT", sys.prefix))
+"""Where setup.sh and gpu.sh put what no package has."""
 BUILT_COMMIT = "weightstream-commit"
 """Written into the environment by setup.sh."""
 
@@ -28,7 +30,7 @@ def _text(path: str | Path) -> str:
         return ""
 
 
-def _filesystem(folder: Path) -> tuple[str, str]:
+def filesystem(folder: Path) -> tuple[str, str]:
     """Type and options of the filesystem that holds a folder: the mount with the longest path above it."""
     folder = folder.resolve()
     best = (-1, "", "")
@@ -56,7 +58,7 @@ def _disk(folder: Path) -> dict[str, str]:
 
 def describe(data: Path) -> dict[str, Any]:
     """The machine, with the filesystem and the disk that hold `data`. No names of hosts or users."""
-    kind, options = _filesystem(data)
+    kind, options = filesystem(data)
     hypervisor = "hypervisor" in _first("/proc/cpuinfo", "flags").split()
     return {
         "cpu": _first("/proc/cpuinfo", "model name"),
@@ -80,7 +82,7 @@ def commit() -> dict[str, Any]:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
-    built = _text(Path(sys.prefix) / BUILT_COMMIT)
+    built = _text(ENVIRONMENT / BUILT_COMMIT)
     try:
         return {
             "commit": git("rev-parse", "HEAD"),

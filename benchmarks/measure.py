@@ -138,12 +138,14 @@ class Conditions:
     """The state in which a contender runs, and what it does with the tensors."""
 
     cache: str
-    """ "cold" or "warm". """
+    """ "cold", "warm" or "tmpfs". """
     keep: bool
     sample_memory: bool
     verify: bool
     server: Server | None = None
     """Where the files are loaded from, unless it is the disk."""
+    device: str = "cpu"
+    """Where the tensors go."""
 
 
 def converted(contender: Contender, files: Sequence[Path]) -> list[Path]:
@@ -159,10 +161,10 @@ def prepare_cache(files: Sequence[Path], state: str) -> str:
     """Bring the files into the state, if need be by waiting until others let go of them; says how it was done."""
     for _ in range(CACHE_TRIES - 1):
         try:
-            return caches.make_cold(files) if state == "cold" else caches.make_warm(files)
+            return caches.PREPARE[state](files)
         except CacheError:
             time.sleep(CACHE_WAIT_SECONDS)
-    return caches.make_cold(files) if state == "cold" else caches.make_warm(files)
+    return caches.PREPARE[state](files)
 
 
 def _run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions: Conditions) -> dict[str, Any]:
@@ -175,12 +177,15 @@ def _run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions
         primer=[server.url(path, primer=True) if server else str(path) for path in primers],
         keep=conditions.keep,
         checksums=str(data.folder / MANIFEST),
+        device=conditions.device,
     )
     environment = dict(contender.environment) | (server.environment if server else {})
     with Worker(job, environment) as worker:
         worker.expect("ready")
         method = prepare_cache(files, conditions.cache)
-        warmed = worker.ask("prewarm", "prewarmed", bytes=2 * data.nbytes)
+        # What goes to a device takes less of the host's memory.
+        wanted = data.nbytes * (2 if conditions.device == "cpu" else 1)
+        warmed = worker.ask("prewarm", "prewarmed", bytes=wanted)
         if conditions.cache == "warm":
             prepare_cache(files, conditions.cache)
         resident = caches.check(files, conditions.cache)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.imports import IMPORT_TIME
+from benchmarks.startup import STARTUP
 
 Result = dict[str, Any]
 Row = dict[str, Any]
@@ -44,6 +45,8 @@ def _loads(result: Result) -> str:
         head.insert(_AFTER_SECONDS, "of the floor")
     if result.get("server"):
         head.append("server's CPU-s/GB")
+    if _to_device(result):
+        head += _DEVICE_HEAD
     rows = []
     for contender in result["contenders"]:
         numbers = contender["summary"]
@@ -64,6 +67,42 @@ def _loads(result: Result) -> str:
             rows[-1].insert(_AFTER_SECONDS, _number(numbers["seconds"] / floor, 2) + "x")
         if result.get("server"):
             rows[-1].append(_number(numbers["server_cpu_seconds_per_gigabyte"], 2))
+        if _to_device(result):
+            rows[-1] += _device_cells(numbers)
+    return _table(head, rows)
+
+
+def _to_device(result: Result) -> bool:
+    return str(result.get("device") or "cpu") != "cpu"
+
+
+_DEVICE_HEAD = ["pinned, MB", "device memory taken, GB"]
+
+
+def _device_cells(numbers: Row) -> list[str]:
+    return [_number(numbers["pinned_bytes"], 0, 1e-6), _number(numbers["device_used"], 2, 1e-9)]
+
+
+def _startup(result: Result) -> str:
+    head = ["loader", "first tensor, ms", "(min-max)", f"speed vs {result['baseline']}", "of it: import, ms"]
+    head += ["before it: torch, ms", "CUDA context, ms", "whole process, ms", "pinned, MB", "bytes checked"]
+    rows = []
+    for contender in result["contenders"]:
+        numbers = contender["summary"]
+        rows.append(
+            [
+                _label(contender),
+                _number(numbers["seconds"], 0, 1e3),
+                f"{_number(numbers['seconds_min'], 0, 1e3)}-{_number(numbers['seconds_max'], 0, 1e3)}",
+                _number(numbers["ratio"], 2) + ("" if numbers["ratio"] is None else "x"),
+                _number(numbers["loader_import_seconds"], 0, 1e3),
+                _number(numbers["torch_seconds"], 0, 1e3),
+                _number(numbers["context_seconds"], 0, 1e3),
+                _number(numbers["process_seconds"], 0, 1e3),
+                _number(numbers["pinned_bytes"], 0, 1e-6),
+                _checked(contender),
+            ]
+        )
     return _table(head, rows)
 
 
@@ -75,6 +114,8 @@ def _peak(numbers: Row) -> float | None:
 def _per_tensor(result: Result) -> str:
     head = ["loader", "us a tensor", "CPU-us a tensor", "consumer thread's CPU-us a tensor"]
     head += [f"speed vs {result['baseline']}", "first tensor, ms", "GB/s", "bytes checked"]
+    if _to_device(result):
+        head += _DEVICE_HEAD
     rows = []
     for contender in result["contenders"]:
         numbers = contender["summary"]
@@ -90,6 +131,8 @@ def _per_tensor(result: Result) -> str:
                 _checked(contender),
             ]
         )
+        if _to_device(result):
+            rows[-1] += _device_cells(numbers)
     return _table(head, rows)
 
 
@@ -131,13 +174,23 @@ def _conditions(result: Result) -> str:
     if result["scenario"] == IMPORT_TIME:
         return f"{_rounds(result)} in fresh processes, interleaved; medians. Files of the libraries are cached."
     data = result["data"]
+    if result["scenario"] == STARTUP:
+        return (
+            f"The first tensor of {data['bytes'] / 1e9:.2f} GB in the page cache to {result['device']}; "
+            f"{_rounds(result)} in fresh processes, interleaved; medians, speeds compared within each round."
+        )
     files = "1 file" if data["files"] == 1 else f"{data['files']} files"
     server = f"from {result['server']}; " if result.get("server") else ""
     return (
-        f"{data['bytes'] / 1e9:.2f} GB, {data['tensors']:,} tensors in {files}; {server}page cache {result['cache']}; "
+        f"{data['bytes'] / 1e9:.2f} GB, {data['tensors']:,} tensors in {files}; {server}{_where(result)}; "
         f"the consumer {result['consumer']}; {_rounds(result)}, interleaved; "
         "medians, speeds compared within each round."
     )
+
+
+def _where(result: Result) -> str:
+    state = "on a tmpfs" if result["cache"] == "tmpfs" else f"page cache {result['cache']}"
+    return f"{state}, to {result['device']}" if _to_device(result) else state
 
 
 def _machine(result: Result) -> str:
@@ -147,10 +200,12 @@ def _machine(result: Result) -> str:
     if source["built"] and source["built"].removesuffix("-dirty") != source["commit"]:
         changed += f" (weightstream was built at {source['built'][:12]})"
     virtual = " (virtual machine)" if machine["virtual"] else ""
+    gpu = result.get("gpu") or {}
+    devices = f"{gpu['name']}, driver {gpu['driver_version']}, " if "name" in gpu else ""
     return (
         f"{result['date'][:10]}, commit {source['commit'][:12] or 'unknown'}{changed}. "
         f"{machine['cpu']}, {machine['cores']} cores{virtual}, {machine['memory_bytes'] / 2**30:.0f} GiB memory, "
-        f"Linux {machine['kernel']}, {machine['filesystem']} on {disk['model'] or disk['name']}, "
+        f"{devices}Linux {machine['kernel']}, {machine['filesystem']} on {disk['model'] or disk['name']}, "
         f"Python {machine['python']}."
     )
 
@@ -181,6 +236,8 @@ def render(result: Result) -> str:
     """One result as a Markdown section."""
     if result["scenario"] == IMPORT_TIME:
         table = _imports(result)
+    elif result["scenario"] == STARTUP:
+        table = _startup(result)
     elif result["per_tensor"]:
         table = _per_tensor(result)
     else:

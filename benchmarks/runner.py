@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import datetime
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import caches, files, imports, machine, summary
+from benchmarks import caches, devices, files, imports, machine, startup, summary
 from benchmarks.caches import CacheError
 from benchmarks.contenders.fio import Limit
-from benchmarks.layouts import layouts
+from benchmarks.layouts import LLAMA_8B, layouts
 from benchmarks.measure import Conditions, WorkerError, contender_named, run_worker
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.servers import SERVERS, Server
@@ -34,6 +35,12 @@ class Settings:
     cache: str | None
     verify: bool
     tiny: bool
+    device: str | None = None
+    """None: that of the scenario. Another one for those that go to a GPU."""
+    layers: int = LLAMA_8B.layers
+    """Of the file for GPUs."""
+    deadline: float = float("inf")
+    """A time.monotonic() after which nothing more is begun; what was measured until then counts."""
 
 
 def _say(text: str) -> None:
@@ -46,9 +53,10 @@ class _Rounds:
     The first of a round is the second of the round before, so that nobody always follows the same contender's mess.
     """
 
-    def __init__(self, names: Sequence[str], rounds: int) -> None:
+    def __init__(self, names: Sequence[str], settings: Settings) -> None:
         self._names = names
-        self._rounds = rounds
+        self._rounds = settings.rounds
+        self._deadline = settings.deadline
         self._failed: dict[str, str] = {}
         self._left_out: dict[str, str] = {}
         self.runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -65,6 +73,9 @@ class _Rounds:
             for number in range(self._rounds):
                 start = number % max(1, len(self._names))
                 for name in (*self._names[start:], *self._names[:start]):
+                    if time.monotonic() > self._deadline:
+                        _say("  out of time: nothing more is begun")
+                        return
                     if name not in self._failed:
                         self._one(name, number, measure)
         except KeyboardInterrupt:
@@ -112,11 +123,18 @@ def _result(name: str, question: str, settings: Settings, baseline: str, **more:
     }
 
 
-def _unfit(name: str, scenario: Scenario) -> str | None:
+def _unfit(name: str, scenario: Scenario, device: str) -> str | None:
     contender = contender_named(name)
     if contender.from_urls and not scenario.server:
         return "it loads from servers only"
+    if not contender.is_program and devices.kind(device) not in contender.devices:
+        return f"it loads to {' or '.join(contender.devices)} only, not to {device}"
     return contender.missing()
+
+
+def _device(scenario: Scenario, settings: Settings) -> str:
+    """Where tensors go: scenarios of the CPU know no other."""
+    return (settings.device or scenario.device) if scenario.device else "cpu"
 
 
 def run_loads(scenario: Scenario, settings: Settings) -> Result:
@@ -127,8 +145,9 @@ def run_loads(scenario: Scenario, settings: Settings) -> Result:
 
 
 def _run_loads(scenario: Scenario, settings: Settings, server: Server | None) -> Result:
-    names, skipped = _present(settings.contenders or scenario.contenders, lambda name: _unfit(name, scenario))
-    found = layouts(tiny=settings.tiny)
+    device = _device(scenario, settings)
+    names, skipped = _present(settings.contenders or scenario.contenders, lambda name: _unfit(name, scenario, device))
+    found = layouts(tiny=settings.tiny, layers=settings.layers)
     data = files.make(found[scenario.data], settings.data)
     primer = files.make(found["primer"], settings.data)
     cache = settings.cache or scenario.cache
@@ -149,10 +168,11 @@ def _run_loads(scenario: Scenario, settings: Settings, server: Server | None) ->
             sample_memory=scenario.sample_memory,
             verify=settings.verify and number == 0,
             server=server,
+            device=device,
         )
         return run_worker(contender, data, primer, conditions)
 
-    rounds = _Rounds(names, settings.rounds)
+    rounds = _Rounds(names, settings)
     rounds.measure(measure)
     runs = rounds.runs
     baseline = settings.baseline or scenario.baseline
@@ -167,6 +187,8 @@ def _run_loads(scenario: Scenario, settings: Settings, server: Server | None) ->
         per_tensor=scenario.per_tensor,
         data={"name": data.name, "bytes": data.nbytes, "tensors": data.tensors, "files": len(data.files)},
         server=server.describe() if server else None,
+        device=device,
+        gpu=devices.describe(device),
         floor_seconds=floor,
         targets=[checked for target in scenario.targets if (checked := target.check(runs, floor))],
         skipped=skipped,
@@ -175,7 +197,7 @@ def _run_loads(scenario: Scenario, settings: Settings, server: Server | None) ->
     result["contenders"] = [
         {
             "name": name,
-            "what": contender_named(name).what,
+            "what": contender_named(name).what_to(device),
             "version": runs[name][0]["version"],
             "summary": summary.of_loads(runs[name], runs.get(baseline, [])),
             "runs": runs[name],
@@ -193,7 +215,7 @@ def run_imports(settings: Settings) -> Result:
     names, skipped = _present(settings.contenders or tuple(imports.STATEMENTS), imports.missing)
     for name in names:
         imports.run(name)
-    rounds = _Rounds(names, settings.rounds)
+    rounds = _Rounds(names, settings)
     rounds.measure(lambda name, _: imports.run(name))
     runs = rounds.runs
     baseline = settings.baseline or imports.BASELINE
@@ -213,6 +235,51 @@ def run_imports(settings: Settings) -> Result:
     return result
 
 
+def run_startup(settings: Settings) -> Result:
+    """Run the start-up scenario: the first tensor on a GPU, in fresh processes."""
+    device = settings.device or "cuda:0"
+    data = files.make(layouts(tiny=settings.tiny, layers=settings.layers)["llama-file"], settings.data)
+
+    def missing(name: str) -> str | None:
+        contender = contender_named(name)
+        fit = devices.kind(device) in contender.devices
+        return contender.missing() if fit else f"it loads to {' or '.join(contender.devices)} only, not to {device}"
+
+    names, skipped = _present(settings.contenders or startup.CONTENDERS_OF, missing)
+    rounds = _Rounds(names, settings)
+
+    def measure(name: str, _: int) -> dict[str, Any]:
+        caches.make_warm(data.files)
+        return startup.run(name, data, device)
+
+    rounds.measure(measure)
+    runs = rounds.runs
+    baseline = settings.baseline or startup.BASELINE
+    result = _result(
+        startup.STARTUP,
+        startup.QUESTION,
+        settings,
+        baseline,
+        data={"name": data.name, "bytes": data.nbytes, "tensors": data.tensors, "files": len(data.files)},
+        device=device,
+        gpu=devices.describe(device),
+        skipped=skipped,
+        failed=rounds.failed,
+    )
+    result["contenders"] = [
+        {
+            "name": name,
+            "what": contender_named(name).what_to(device),
+            "version": runs[name][0]["version"],
+            "summary": summary.of_startup(runs[name], runs.get(baseline, [])),
+            "runs": runs[name],
+        }
+        for name in names
+        if runs[name]
+    ]
+    return result
+
+
 def run(name: str, settings: Settings) -> Result:
     """Run one scenario by its name.
 
@@ -220,4 +287,6 @@ def run(name: str, settings: Settings) -> Result:
     """
     if name == imports.IMPORT_TIME:
         return run_imports(settings)
+    if name == startup.STARTUP:
+        return run_startup(settings)
     return run_loads(SCENARIOS[name], settings)

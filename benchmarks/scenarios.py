@@ -22,6 +22,15 @@ _EVERYONE = (
     "tensorizer",
 )
 
+_GPU_CONTENDERS = (
+    "weightstream",
+    "safetensors",
+    "safetensors-next-prefetch",
+    "runai",
+    "fastsafetensors",
+    "instanttensor",
+)
+
 _LINK_CONTENDERS = (
     "sockets-64",
     "weightstream",
@@ -52,7 +61,7 @@ class Scenario:
     data: str
     """Name of the layout."""
     cache: str
-    """ "cold" or "warm". """
+    """ "cold", "warm" or "tmpfs". """
     contenders: tuple[str, ...]
     baseline: str
     """The contender to which the others are compared."""
@@ -65,6 +74,8 @@ class Scenario:
     link_bytes_per_second: float = 0.0
     """What all connections of a link together can bring; the floor of every time."""
     targets: tuple[Target, ...] = ()
+    device: str = ""
+    """Where the tensors go, if not to the CPU."""
 
 
 def _over_link(server: str, question: str, of_floor: float) -> Scenario:
@@ -79,6 +90,20 @@ def _over_link(server: str, question: str, of_floor: float) -> Scenario:
         server=server,
         link_bytes_per_second=_LINK_CONNECTIONS * LINK_BYTES_PER_SECOND,
         targets=(Target("weightstream", "seconds", of_floor, of=FLOOR), *_NEVER_SLOWER),
+    )
+
+
+def _to_gpu(name: str, question: str, cache: str) -> Scenario:
+    """A large file out of memory of some kind, beside what the link to the device can do."""
+    return Scenario(
+        name=name,
+        question=question,
+        data="llama-file",
+        cache=cache,
+        contenders=("pinned-copy", *_GPU_CONTENDERS),
+        baseline="pinned-copy",
+        targets=(Target("weightstream", "speed", 0.9, of="pinned-copy"),),
+        device="cuda:0",
     )
 
 
@@ -226,6 +251,27 @@ SCENARIOS: dict[str, Scenario] = {
             sample_memory=True,
             server="http",
             targets=(Target("weightstream-256m", "peak memory growth, GB", (256 + 150) * 2**20 / 1e9),),
+        ),
+        _to_gpu("gpu-warm", "How fast does one file come from the page cache to a GPU?", "warm"),
+        _to_gpu("gpu-tmpfs", "How fast does one file come from a tmpfs to a GPU?", "tmpfs"),
+        Scenario(
+            name="gpu-cold",
+            question="How fast does one file come from the disk to a GPU?",
+            data="llama-file",
+            cache="cold",
+            contenders=_GPU_CONTENDERS,
+            baseline="safetensors",
+            device="cuda:0",
+        ),
+        Scenario(
+            name="gpu-small-tensors",
+            question="What does each of 40,000 small tensors cost, from the page cache to a GPU?",
+            data="small-tensors",
+            cache="warm",
+            contenders=("pinned-copy-whole", "pinned-copy", *_GPU_CONTENDERS),
+            baseline="safetensors",
+            per_tensor=True,
+            device="cuda:0",
         ),
     )
 }

@@ -57,7 +57,29 @@ def of_loads(runs: list[Run], baseline: list[Run]) -> dict[str, float | None]:
         "sampled_peak_growth": max(
             (run["sampled_peak_growth"] for run in runs if "sampled_peak_growth" in run), default=None
         ),
+        "pinned_bytes": _most(runs, "pinned_bytes"),
+        "device_used": _most(runs, "device_used"),
+        "device_allocated_peak": _most(runs, "device_allocated_peak"),
         "others_cpu_share": middle(lambda run: run["others_cpu_share"], "others_cpu_share"),
+    }
+
+
+def _most(runs: list[Run], key: str) -> float | None:
+    return max((run[key] for run in runs if run.get(key) is not None), default=None)
+
+
+def of_startup(runs: list[Run], baseline: list[Run]) -> dict[str, float | None]:
+    """The summary of one loader's starts, in seconds."""
+    base = {run["round"]: run["seconds"] for run in baseline}
+    ratios = [base[run["round"]] / run["seconds"] for run in runs if run["round"] in base]
+    parts = ("torch_seconds", "context_seconds", "loader_import_seconds", "first_tensor", "process_seconds")
+    return {
+        "seconds": median(run["seconds"] for run in runs),
+        "seconds_min": min(run["seconds"] for run in runs),
+        "seconds_max": max(run["seconds"] for run in runs),
+        **{part: median(run[part] for run in runs) for part in parts},
+        "pinned_bytes": _most(runs, "pinned_bytes"),
+        "ratio": median(ratios) if ratios else None,
     }
 
 

@@ -26,16 +26,18 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 
 import numpy as np
 
-from benchmarks import memory
+from benchmarks import devices, memory
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.base import Loader
+from benchmarks.devices import Device
 
 _PAGE = 4096
 
@@ -52,6 +54,7 @@ class Job:
     """True: the consumer holds every tensor until the end. False: it drops each before it takes the next."""
     checksums: str = ""
     """The manifest with the checksums, for the verification."""
+    device: str = "cpu"
     convert: bool = False
     """Only convert the files to the contender's own format, and answer with their names."""
 
@@ -110,17 +113,22 @@ class _AllMemory:
 
 
 def _flat(tensor: Any) -> Any:
-    """The bytes of a torch tensor as a flat numpy array, without a copy."""
+    """The bytes of a torch tensor as a flat numpy array, without a copy if it is on the CPU."""
     import torch
 
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+
+
+def _checksum(item: tuple[str, Any]) -> tuple[str, int]:
+    return item[0], zlib.crc32(_flat(item[1]))
 
 
 class _Run:
     """The timed part and what is left of it."""
 
-    def __init__(self, loader: Loader, job: Job) -> None:
+    def __init__(self, loader: Loader, device: Device, job: Job) -> None:
         self._loader = loader
+        self._device = device
         self._job = job
         self._held: dict[str, Any] = {}
 
@@ -128,7 +136,8 @@ class _Run:
         gc.collect()
         memory.reset_peak()
         before = memory.of_process()
-        touch = _AllMemory().touch if self._loader.touches_needed else None
+        touch = _AllMemory().touch if self._loader.touches_needed and self._job.device == "cpu" else None
+        self._device.begin()
         first = 0.0
         count = nbytes = 0
         start = Sample.now()
@@ -136,12 +145,14 @@ class _Run:
             if touch:
                 touch(tensor)
             if not count:
+                self._device.first_is_there()
                 first = time.perf_counter() - start.wall
             count += 1
             nbytes += tensor.nbytes
             if self._job.keep:
                 self._held[name] = tensor
             del tensor
+        self._device.all_are_there()
         spent = start.until(Sample.now())
         after = memory.of_process()
         return {
@@ -155,6 +166,8 @@ class _Run:
             "first_tensor": first,
             "peak_growth": after["peak"] - before["resident"],
             "anonymous_growth": after["anonymous"] - before["anonymous"],
+            **self._device.measured(),
+            "pinned_bytes": self._loader.pinned_bytes(),
             "version": self._loader.version(),
             "stats": self._loader.stats(),
         }
@@ -162,13 +175,13 @@ class _Run:
     def verify(self) -> dict[str, Any]:
         """Compare what is held, or else a second load, with the checksums."""
         expected = json.loads(Path(self._job.checksums).read_text())["checksums"]
-        again: Iterator[tuple[str, Any]] = (
-            iter(self._held.items()) if self._job.keep else self._loader.load(self._job.files)
-        )
-        wrong = []
-        for name, tensor in again:
-            if zlib.crc32(_flat(tensor)) != expected.pop(name, None):
-                wrong.append(name)
+        with ThreadPoolExecutor() as threads:
+            found: Iterable[tuple[str, int]] = (
+                threads.map(_checksum, self._held.items())
+                if self._job.keep
+                else map(_checksum, self._loader.load(self._job.files))
+            )
+            wrong = [name for name, checksum in found if checksum != expected.pop(name, None)]
         return {"verified": not wrong and not expected, "wrong": wrong[:8], "missing": list(expected)[:8]}
 
     def close(self) -> None:
@@ -197,16 +210,18 @@ def _serve(line: _Line) -> None:
     if heard is None:
         return
     job = Job(**heard)
-    loader = CONTENDERS[job.contender].loader()
+    loader = CONTENDERS[job.contender].loader(job.device)
     if job.convert:
         line.say("converted", files=[str(path) for path in loader.converted([Path(name) for name in job.files])])
         return
+    device = devices.device(job.device)
     for _, tensor in loader.load(job.primer):
         _flat(tensor).sum()
         del tensor
     loader.close()
+    loader.prepare(job.files)
     line.say("ready")
-    run = _Run(loader, job)
+    run = _Run(loader, device, job)
     while (heard := line.hear()) is not None:
         match heard["do"]:
             case "prewarm":

@@ -37,10 +37,16 @@ class Contender:
     """True when it reads a format of its own, into which the files must be converted first."""
     from_urls: bool = False
     """True when it loads from servers only."""
+    devices: tuple[str, ...] = ("cpu",)
+    """The types of devices that it loads to."""
 
     @property
     def is_program(self) -> bool:
         return self.name == DISK
+
+    def what_to(self, device: str) -> str:
+        """What it is when it loads to a device: there, no pages have to be touched."""
+        return self.what if device == "cpu" else self.what.removesuffix(", every page touched")
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None when it can."""
@@ -50,14 +56,19 @@ class Contender:
             return None if SOCKET_CLIENT.is_file() else "the socket client is not built; run benchmarks/setup.sh"
         return None if importlib.util.find_spec(self.needs) else f"the package {self.needs} is not installed"
 
-    def loader(self) -> Loader:
+    def loader(self, device: str = "cpu") -> Loader:
         """Import the loader. Only workers call this."""
         loader: Loader = importlib.import_module(f"benchmarks.contenders.{self.module}").Contender(**self.options)
+        loader.device = device
         return loader
 
 
+_ANY = ("cpu", "cuda")
+_CUDA = ("cuda",)
+
+
 def _weightstream(suffix: str, what: str, **options: Any) -> Contender:
-    return Contender(f"weightstream{suffix}", "weightstream", "weightstream", what, options)
+    return Contender(f"weightstream{suffix}", "weightstream", "weightstream", what, options, devices=_ANY)
 
 
 def _weightstream_at(concurrency: int) -> Contender:
@@ -88,8 +99,12 @@ def _runai_s3_at(concurrency: int) -> Contender:
     return _runai_s3(f"-{concurrency}", what, RUNAI_STREAMER_CONCURRENCY=str(concurrency))
 
 
-def _safetensors(suffix: str, what: str, **options: Any) -> Contender:
-    return Contender(f"safetensors{suffix}", "safetensors", "safetensors", what, options)
+def _safetensors(suffix: str, what: str, devices: tuple[str, ...] = _ANY, **options: Any) -> Contender:
+    return Contender(f"safetensors{suffix}", "safetensors", "safetensors", what, options, devices=devices)
+
+
+def _pinned(suffix: str, what: str, *, whole: bool) -> Contender:
+    return Contender(f"pinned-copy{suffix}", "pinned", "torch", what, {"whole": whole}, devices=_ANY)
 
 
 CONTENDERS: dict[str, Contender] = {
@@ -109,7 +124,21 @@ CONTENDERS: dict[str, Contender] = {
         _safetensors(
             "-next-pread", 'safetensors 0.9rc safe_open, backend="pread"', way="open", backend="pread", next=True
         ),
-        Contender("runai", "runai", "runai_model_streamer", "Run:ai model streamer, everything at its default"),
+        _safetensors(
+            "-next-prefetch",
+            "safetensors 0.9rc safe_open().prefetch()",
+            devices=_CUDA,
+            way="prefetch",
+            backend="mmap",
+            next=True,
+        ),
+        Contender(
+            "runai",
+            "runai",
+            "runai_model_streamer",
+            "Run:ai model streamer, everything at its default",
+            devices=_ANY,
+        ),
         Contender(
             "runai-256m",
             "runai",
@@ -117,7 +146,10 @@ CONTENDERS: dict[str, Contender] = {
             "Run:ai model streamer, RUNAI_STREAMER_MEMORY_LIMIT of 256 MiB",
             environment={"RUNAI_STREAMER_MEMORY_LIMIT": str(256 << 20)},
         ),
-        Contender("fastsafetensors", "fastsafetensors", "fastsafetensors", "fastsafetensors, nogds"),
+        Contender("fastsafetensors", "fastsafetensors", "fastsafetensors", "fastsafetensors, nogds", devices=_ANY),
+        Contender("instanttensor", "instanttensor", "instanttensor", "InstantTensor, copy=True", devices=_CUDA),
+        _pinned("", "bare copy out of pinned memory, tensor by tensor: the link's limit", whole=False),
+        _pinned("-whole", "bare copy out of pinned memory, the file in one piece", whole=True),
         Contender(
             "tensorizer", "tensorizer", "tensorizer", "tensorizer, from a file in its own format", own_format=True
         ),

@@ -18,7 +18,7 @@ class Contender(Loader):
         self._opened: list[Any] = []
 
     def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        loader = SafeTensorsFileLoader(pg=None, device="cpu", nogds=True)
+        loader = SafeTensorsFileLoader(pg=None, device=self.device, nogds=True)
         self._opened.append(loader)
         loader.add_filenames({0: list(locations)})
         buffers = loader.copy_files_to_device()

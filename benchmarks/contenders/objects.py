@@ -81,12 +81,15 @@ def allocate(size: int) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 
-def tensors_of(file: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a safetensors file whose bytes `file` has; each is a view and keeps them alive."""
+def tensors_of(file: torch.Tensor, data_in: torch.Tensor | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a safetensors file whose bytes `file` has; each is a view and keeps them alive.
+
+    `data_in`: another tensor of the same bytes, on another device, of which they are views instead.
+    """
     length = int.from_bytes(bytes(file[:8].tolist()), "little")
     header = json.loads(bytes(file[8 : 8 + length].numpy()))
     header.pop("__metadata__", None)
-    data = file[8 + length :]
+    data = (file if data_in is None else data_in)[8 + length :]
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         yield name, data[begin:end].view(_DTYPES[entry["dtype"]]).view(entry["shape"])

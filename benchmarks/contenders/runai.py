@@ -16,7 +16,7 @@ class Contender(Loader):
 
     def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
         with SafetensorsStreamer() as streamer:
-            streamer.stream_files([_location(location) for location in locations])
+            streamer.stream_files([_location(location) for location in locations], device=self.device)
             yield from streamer.get_tensors()
 
 

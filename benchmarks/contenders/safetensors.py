@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.contenders.base import Loader
+from benchmarks.machine import ENVIRONMENT
 
-NEXT_RELEASE = Path(sys.prefix) / "safetensors-next"
+NEXT_RELEASE = ENVIRONMENT / "safetensors-next"
 
 
 class Contender(Loader):
@@ -36,8 +37,14 @@ class Contender(Loader):
     def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
         for path in locations:
             if self._way == "load":
-                yield from self._safetensors.torch.load_file(path, backend=self._backend).items()
+                yield from self._safetensors.torch.load_file(path, device=self.device, backend=self._backend).items()
                 continue
-            with self._safetensors.safe_open(path, framework="pt", backend=self._backend) as opened:
+            with contextlib.ExitStack() as stack:
+                opened = stack.enter_context(
+                    self._safetensors.safe_open(path, framework="pt", device=self.device, backend=self._backend)
+                )
+                if self._way == "prefetch":
+                    yield from stack.enter_context(opened.prefetch())
+                    continue
                 for name in opened.offset_keys():
                     yield name, opened.get_tensor(name)

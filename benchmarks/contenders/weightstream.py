@@ -23,7 +23,7 @@ class Contender(Loader):
         self.touches_needed = options.get("backend") == "mmap"
 
     def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        options = self._options
+        options = {**self._options, "device": self.device}
         if self._s3:
             addresses = [S3Address.of(location) for location in locations]
             locations = [f"s3://{address.bucket}/{address.key}" for address in addresses]
@@ -37,3 +37,8 @@ class Contender(Loader):
 
     def stats(self) -> dict[str, Any]:
         return self._stats
+
+    def pinned_bytes(self) -> int | None:
+        from weightstream import _core
+
+        return _core.pinned_bytes()  # which grows while there are loads, and is kept for a while after the last

@@ -1,0 +1,18 @@
+"""InstantTensor, with tensors that are the caller's: copies out of its own device memory, its default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from instanttensor import safe_open
+
+from benchmarks.contenders.base import Loader
+
+
+class Contender(Loader):
+    package = "instanttensor"
+
+    def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        with safe_open(list(locations), framework="pt", device=self.device) as opened:
+            yield from opened.tensors()
