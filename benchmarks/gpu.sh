@@ -137,6 +137,7 @@ run() {
     export PYTHON=${PYTHON:-python3} WORK=${WORK:-/var/tmp/weightstream-gpu} DEVICE=${DEVICE:-cuda:0}
     LAYERS=${LAYERS:-32} ROUNDS=${ROUNDS:-3} LIMIT=${LIMIT:-570}
     mkdir -p "$WORK/data"
+    WORK=$(cd "$WORK" && pwd)
     install "$pack"
     cd "$root"
     [[ "$*" != all ]] || set -- "${PARTS[@]}"

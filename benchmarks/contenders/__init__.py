@@ -103,6 +103,10 @@ def _safetensors(suffix: str, what: str, devices: tuple[str, ...] = _ANY, **opti
     return Contender(f"safetensors{suffix}", "safetensors", "safetensors", what, options, devices=devices)
 
 
+def _instanttensor(suffix: str, what: str, **options: Any) -> Contender:
+    return Contender(f"instanttensor{suffix}", "instanttensor", "instanttensor", what, options, devices=_CUDA)
+
+
 def _pinned(suffix: str, what: str, *, whole: bool) -> Contender:
     return Contender(f"pinned-copy{suffix}", "pinned", "torch", what, {"whole": whole}, devices=_ANY)
 
@@ -147,7 +151,8 @@ CONTENDERS: dict[str, Contender] = {
             environment={"RUNAI_STREAMER_MEMORY_LIMIT": str(256 << 20)},
         ),
         Contender("fastsafetensors", "fastsafetensors", "fastsafetensors", "fastsafetensors, nogds", devices=_ANY),
-        Contender("instanttensor", "instanttensor", "instanttensor", "InstantTensor, copy=True", devices=_CUDA),
+        _instanttensor("", "InstantTensor, everything at its default"),
+        _instanttensor("-buffered", "InstantTensor, through the page cache (BackendPolicy.BUFFERED)", buffered=True),
         _pinned("", "bare copy out of pinned memory, tensor by tensor: the link's limit", whole=False),
         _pinned("-whole", "bare copy out of pinned memory, the file in one piece", whole=True),
         Contender(
