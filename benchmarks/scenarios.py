@@ -93,11 +93,11 @@ def _over_link(server: str, question: str, of_floor: float) -> Scenario:
     )
 
 
-def _to_gpu(name: str, question: str, cache: str, *more: str) -> Scenario:
+def _to_gpu(name: str, source: str, cache: str, *more: str) -> Scenario:
     """A large file out of memory of some kind, beside what the link to the device can do."""
     return Scenario(
         name=name,
-        question=question,
+        question=f"How fast does one file come from {source} to a GPU?",
         data="llama-file",
         cache=cache,
         contenders=("pinned-copy", *_GPU_CONTENDERS, *more),
@@ -252,9 +252,7 @@ SCENARIOS: dict[str, Scenario] = {
             server="http",
             targets=(Target("weightstream-256m", "peak memory growth, GB", (256 + 150) * 2**20 / 1e9),),
         ),
-        _to_gpu(
-            "gpu-warm", "How fast does one file come from the page cache to a GPU?", "warm", "instanttensor-buffered"
-        ),
+        _to_gpu("gpu-warm", "How fast does one file come from the page cache to a GPU?", "warm", BUFFERED),
         _to_gpu("gpu-tmpfs", "How fast does one file come from a tmpfs to a GPU?", "tmpfs"),
         Scenario(
             name="gpu-cold",

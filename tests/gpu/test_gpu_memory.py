@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from devices import assert_same_on, bytes_on
+from on_gpu import assert_same_on, bytes_on
 
 import weightstream as ws
 from checkpoints import Raw, raw, write_file, write_sparse

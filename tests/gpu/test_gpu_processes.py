@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from devices import run
+from on_gpu import run
 
 from checkpoints import Raw
 

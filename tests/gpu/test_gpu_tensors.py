@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from devices import assert_same_on, bytes_on, flat, sleep, stress
+from on_gpu import assert_same_on, bytes_on, flat, sleep, stress
 from safetensors import safe_open
 
 import weightstream as ws

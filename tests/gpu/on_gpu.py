@@ -76,7 +76,7 @@ def run(program: str, path: Path, **variables: str) -> str:
     import sys
     sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "gpu")!r}]
     import torch, weightstream as ws
-    from devices import flat
+    from on_gpu import flat
     path = {str(path)!r}
     """
     done = subprocess.run(
