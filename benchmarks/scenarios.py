@@ -252,8 +252,8 @@ SCENARIOS: dict[str, Scenario] = {
             server="http",
             targets=(Target("weightstream-256m", "peak memory growth, GB", (256 + 150) * 2**20 / 1e9),),
         ),
-        _to_gpu("gpu-warm", "How fast does one file come from the page cache to a GPU?", "warm", BUFFERED),
-        _to_gpu("gpu-tmpfs", "How fast does one file come from a tmpfs to a GPU?", "tmpfs"),
+        _to_gpu("gpu-warm", "the page cache", "warm", "instanttensor-buffered"),
+        _to_gpu("gpu-tmpfs", "a tmpfs", "tmpfs"),
         Scenario(
             name="gpu-cold",
             question="How fast does one file come from the disk to a GPU?",
