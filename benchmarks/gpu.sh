@@ -48,18 +48,20 @@ pack() {
     "$tools/bin/python" -m pip install --quiet --disable-pip-version-check cmake ninja nanobind scikit-build-core
     PATH="$tools/bin:$PATH" "$tools/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps \
         --no-build-isolation --config-settings=build-dir="$root/build/gpu-pack/{wheel_tag}" --wheel-dir "$pack/wheels" "$root"
+    "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$pack"/wheels/weightstream-*.whl
+    (cd "$tools" && bin/python -c 'import weightstream._core')
     rm -rf "$tools"
     git -C "$root" describe --always --dirty --abbrev=40 --exclude='*' >"$pack/commit"
 
     # For a machine without libcurl, and for one on which the extension has to be built again.
     local curl
-    curl=$(ldconfig -p | awk '/libcurl\.so\.4 .*x86-64/ { print $NF; exit }')
+    curl=$(ldconfig -p | awk '/libcurl\.so\.4 .*x86-64/ && !found++ { print $NF }')
     { echo "$curl"; ldd "$curl" | awk '$3 ~ /^\// { print $3 }'; } |
         grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv)\.so' | xargs -I{} cp -L {} "$pack/lib/"
     cp -L "$curl" "$pack/native/lib/libcurl.so"
     local header
     for header in liburing.h liburing simdjson.h curl; do
-        cp -r "$(find /usr/include -maxdepth 2 -name "$header" | head -n 1)" "$pack/native/include/"
+        cp -r "$(find /usr/include -maxdepth 2 -name "$header" -print -quit)" "$pack/native/include/"
     done
     find /usr/lib \( -name liburing.a -o -name libsimdjson.a \) -exec cp {} "$pack/native/lib/" \;
     du -sh "$pack"
@@ -104,7 +106,7 @@ tmpfs() {
         folder=$WORK/tmpfs
         mkdir -p "$folder"
         mountpoint --quiet "$folder" || mount -t tmpfs -o size=20g weightstream-benchmarks "$folder" 2>/dev/null ||
-            folder=/dev/shm/weightstream-gpu
+            folder=/dev/shm/weightstream-gpu # which the caller empties himself
     fi
     mkdir -p "$folder"
     echo "$folder"
@@ -158,6 +160,7 @@ run() {
         "$PYTHON" -m benchmarks report --results "$RESULTS" --output "$RESULTS/report.md"
         rm -f "$RESULTS"/*-gpu-*.md
     fi
+    if mountpoint --quiet "$WORK/tmpfs"; then umount "$WORK/tmpfs"; fi
     echo "== done, at $SECONDS s, status $status"
     return $status
 }
