@@ -166,7 +166,11 @@ class Checkpoint(Mapping[str, TensorInfo]):
     ) -> TensorStream:
         """With `whole`, the caller keeps all: there is no use in a limit of what is not handed out."""
         self._check_open()
-        indexes = None if settings.names is None else self._select(settings.names)
+        indexes = None
+        if settings.names is not None:
+            indexes = self._select(settings.names)
+        elif settings.into is not None:
+            indexes = self._select(settings.into, "into")
         return self._stream_of(indexes, settings, called, owned=owned, whole=whole)
 
     def _park(self) -> None:
@@ -308,14 +312,14 @@ class Checkpoint(Mapping[str, TensorInfo]):
         name, dtype, shape, source, begin, end = self._core.tensor(index)
         return TensorInfo(name, dtype, shape, self._paths[source], (begin, end))
 
-    def _select(self, names: _config.Names) -> list[int]:
+    def _select(self, names: _config.Names, keyword: str = "names") -> list[int]:
         if callable(names):
             return [index for index, name in enumerate(self._all_names()) if names(name)]
         indexes = []
         for name in dict.fromkeys(names):
             index = self._find(name) if isinstance(name, str) else None
             if index is None:
-                raise ConfigError(f"names has {name!r}, which no source has{self._similar(str(name))}")
+                raise ConfigError(f"{keyword} has {name!r}, which no source has{self._similar(str(name))}")
             indexes.append(index)
         return indexes
 

@@ -97,14 +97,12 @@ def resolve(
 
     """
     into = _into(into, dtype)
-    if into is not None and names is None:
-        names = list(into)
     if into and device is None:
         device = getattr(next(iter(into.values())), "device", None)
     return Settings(
         device=_first(device, "DEVICE", "cpu"),
         framework=_choice(framework, "framework", FRAMEWORKS, "pt"),
-        names=_names(names),
+        names=_names(names) if into is None else names,  # None with `into`: all of its
         order=_choice(order, "order", ORDERS, "arrival"),
         memory_limit=_limit(memory_limit, "memory_limit"),
         device_limit=_limit(device_limit, "device_limit"),
@@ -202,7 +200,7 @@ def _into(value: Mapping[str, Any] | None, dtype: Any) -> Mapping[str, Any] | No
         raise ConfigError(f"into is a mapping of names to tensors, not a {type(value).__name__}")
     if dtype is not None:
         raise ConfigError("dtype and into exclude each other: the tensors of into have their dtypes")
-    return value
+    return {name: value[name] for name in value}  # the caller's may change, or make tensors as it is asked
 
 
 def _options(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
