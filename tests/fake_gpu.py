@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import subprocess
 import tempfile
 import weakref
@@ -48,8 +49,10 @@ class Counts(ctypes.Structure):
 
 
 @functools.cache
-def _library() -> Path:
-    """The driver, built once a run; a process keeps the one that it loaded."""
+def library_path() -> Path:
+    """The driver, built once a run; its programs get it by FAKE_GPU_LIBRARY. A process keeps the one that it loaded."""
+    if "FAKE_GPU_LIBRARY" in os.environ:
+        return Path(os.environ["FAKE_GPU_LIBRARY"])
     built = Path(tempfile.mkdtemp(prefix="weightstream-fake-gpu-")) / "libfake_cuda.so"
     sources = [_SOURCES / name for name in ("machine.cc", "device.cc", "controls.cc", "cuda_api.cc")]
     subprocess.run(["c++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-o", built, *sources], check=True)
@@ -68,6 +71,11 @@ class FakeGpu(GpuMemory):
         self.allocations = 0
         self.kernel_us = 0  # that each allocation is used by before anything may be written to it
         self.out_of_memory_at = 0  # the allocation, from 1, that fails
+        self.most_live = 2**63  # allocations at a time; more are out of memory
+        self.live = 0
+        self.allocated: list[int] = []  # bytes, in order
+        self.captures = False  # whether a graph is being captured
+        self.synchronizations = 0
         library.fake_allocate.restype = ctypes.c_uint64
         library.fake_free.argtypes = [ctypes.c_uint64]
         library.fake_foreign_stream.restype = ctypes.c_void_p
@@ -92,7 +100,7 @@ class FakeGpu(GpuMemory):
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """See GpuMemory."""
         self.allocations += 1
-        if self.allocations == self.out_of_memory_at:
+        if self.allocations == self.out_of_memory_at or self.live >= self.most_live:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         nbytes = torch.empty(shape, dtype=dtype, device="meta").nbytes
         if nbytes == 0:
@@ -100,17 +108,32 @@ class FakeGpu(GpuMemory):
         address = self.library.fake_allocate(ctypes.c_uint64(nbytes))
         memory = (ctypes.c_uint8 * nbytes).from_address(address)
         weakref.finalize(memory, self._free, address)
+        self.live += 1
+        self.allocated.append(nbytes)
         if self.kernel_us > 0:
             self.library.fake_launch(0, self._stream, address, nbytes, self.kernel_us, 0xEE)
         return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).view(shape)
 
     def _free(self, address: int) -> None:
+        self.live -= 1
         if FakeGpu.current is self:  # the driver forgot what was before it
             self.library.fake_free(address)
 
     def current_stream(self) -> int:
         """See GpuMemory."""
         return int(self._stream)
+
+    def use_another_stream(self) -> None:
+        """A new stream is the current one from now on."""
+        self._stream = self.library.fake_foreign_stream(0, 1)
+
+    def synchronize(self) -> None:
+        """See GpuMemory. What is queued there has run already: only the copies of the core are the driver's."""
+        self.synchronizations += 1
+
+    def capturing(self) -> bool:
+        """See GpuMemory."""
+        return self.captures
 
     def counts(self) -> Counts:
         """What the driver counted."""
@@ -126,8 +149,8 @@ class FakeGpu(GpuMemory):
 @contextmanager
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     """While it lasts, device="cpu" is that GPU. Afterwards nothing of it may be left."""
-    monkeypatch.setenv("WEIGHTSTREAM_CUDA_DRIVER", str(_library()))
-    gpu = FakeGpu(ctypes.CDLL(str(_library())))
+    monkeypatch.setenv("WEIGHTSTREAM_CUDA_DRIVER", str(library_path()))
+    gpu = FakeGpu(ctypes.CDLL(str(library_path())))
     monkeypatch.setattr(torch_framework, "gpu_memory", lambda device: gpu)
     yield gpu
     assert gpu.library.fake_violation() == b""

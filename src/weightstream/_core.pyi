@@ -120,7 +120,7 @@ class HostTensor:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def release_pinned_memory() -> None:
-    """Unpins what no stream uses."""
+    """Unpins what no stream uses; does nothing where no device was used."""
 
 def pinned_bytes() -> int: ...
 
@@ -180,12 +180,19 @@ class Stream:
         """What needs memory now: (bytes, name, dtype, shape) of a tensor, (bytes, None, None, None) of several."""
 
     def provide(self, memory: Sequence[Any], addresses: Sequence[int], allocated_on: int) -> None:
-        """Memory for all that due() said, in order, and the handle of the stream that it was allocated on."""
+        """Memory for what due() said, in order, from the first on, and the handle of the stream it was allocated on.
 
-    def next_device(self, wait: bool) -> list[tuple[str, Any, Any, str, tuple[int, ...] | None]] | None:
-        """Ready tensors as (name, memory, DLPack capsule of a part of some, dtype, shape of one without any bytes).
+        After an error it is not kept.
+        """
 
-        Empty at the end; None if there is nothing yet and `wait` is false.
+    def outstanding(self) -> bool:
+        """Whether anything that needs no more memory is still to be handed out: waiting brings it."""
+
+    def next_device(self, wait: bool) -> list[tuple[str, Any, Any, str | None, tuple[int, ...] | None]] | None:
+        """Ready tensors, of three kinds; empty at the end, None if there is nothing yet and `wait` is false.
+
+        (name, memory, None, None, None); (name, None, DLPack capsule of a part of some memory, dtype to view it as or
+        None, None); and of those without any bytes (name, None, None, dtype, shape).
         """
 
     def close(self) -> None: ...

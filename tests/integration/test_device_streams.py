@@ -7,17 +7,23 @@ fails.
 from __future__ import annotations
 
 import gc
+import json
+import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import weightstream as ws
 from checkpoints import DTYPES, Raw, assert_same, blocks, bytes_of, raw, write_file
-from fake_gpu import FakeGpu, fake_gpu
-from processes import wait_until
+from fake_gpu import FakeGpu, fake_gpu, library_path
+from processes import run, wait_until
+from weightstream import _config
+from weightstream.frameworks import torch_device
 
 MIB = 1 << 20
 OUT_OF_MEMORY = 2
@@ -67,9 +73,10 @@ def test_small_tensors_are_copied_together(gpu: FakeGpu, model: tuple[Path, dict
 
 @pytest.mark.parametrize("order", ["arrival", "file"])
 @pytest.mark.parametrize("limit", ["1MiB", "7MiB"])
-def test_limits(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], order: str, limit: str) -> None:
+def test_limits(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], order: str, limit: str, tmp_path: Path) -> None:
     path, tensors = model
-    with ws.stream(path, order=order, device_limit=limit, memory_limit="9MiB") as stream:
+    trace = tmp_path / "trace.json"
+    with ws.stream(path, order=order, device_limit=limit, memory_limit="9MiB", trace=trace) as stream:
         got = []
         for name, tensor in stream:
             assert bytes_of(tensor) == tensors[name].data
@@ -79,7 +86,28 @@ def test_limits(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], order: str, li
     if order == "file":
         assert got == list(tensors)
     assert stats.peak_host_bytes <= 9 * MIB
-    assert stats.peak_device_bytes <= 10 * MIB  # the largest, and what shares its last read
+    most = _most_for_one(gpu.allocated, path.stat().st_size, _reads(trace))
+    assert stats.peak_device_bytes <= max(_config.parse_size(limit), most)
+
+
+def _reads(trace: Path) -> list[tuple[int, int]]:
+    """The byte ranges of a stream's reads, in file order."""
+    events = json.loads(trace.read_text())["traceEvents"]
+    return sorted((event["args"]["begin"], event["args"]["end"]) for event in events if event["name"] == "read")
+
+
+def _most_for_one(groups: list[int], end: int, reads: list[tuple[int, int]]) -> int:
+    """The most bytes that the oldest unfinished tensor can need: its memory, and what else its last read brings.
+
+    `groups` are the bytes of each allocation, in file order: together they are the file of `end` bytes, without its
+    header.
+    """
+    begins = [end - sum(groups[i:]) for i in range(len(groups))]
+    most = 0
+    for i, nbytes in enumerate(groups):
+        last = next(read for read in reads if read[0] < begins[i] + nbytes <= read[1])
+        most = max(most, sum(groups[k] for k in range(i, len(groups)) if begins[k] < last[1]))
+    return most
 
 
 def test_tensors_have_storages_of_their_own(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]) -> None:
@@ -133,51 +161,6 @@ def test_unaligned_files(gpu: FakeGpu, tmp_path: Path) -> None:
     assert_same(ws.load(write_file(tmp_path / "m.safetensors", tensors, misalign=1)), tensors)
 
 
-class TestInto:
-    def test_brings_the_bytes_where_the_caller_wants_them(
-        self, gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]
-    ) -> None:
-        path, tensors = model
-        gpu.kernel_us = 300
-        mine = {name: gpu.empty(*_like(tensor)) for name, tensor in ws.load(path).items()}
-        at = {name: tensor.data_ptr() for name, tensor in mine.items()}
-        allocations = gpu.allocations
-        given = ws.load(path, into=mine)
-        assert_same(mine, tensors)
-        assert {name: tensor.data_ptr() for name, tensor in given.items()} == at
-        assert gpu.allocations <= allocations + 1  # the empty one is nobody's
-
-    def test_some_of_it(self, gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]) -> None:
-        path, tensors = model
-        mine = {name: torch.zeros(tensors[name].shape, dtype=torch.float16) for name in ("norm.1", "norm.7")}
-        with ws.stream(path, into=mine) as stream:
-            assert sorted(name for name, _ in stream) == sorted(mine)
-        assert_same(mine, {name: tensors[name] for name in mine})
-
-    @pytest.mark.parametrize(
-        ("tensor", "what"),
-        [
-            (torch.zeros(512), "float32"),
-            (torch.zeros(511, dtype=torch.float16), "511"),
-            (torch.zeros((512, 2), dtype=torch.float16)[:, 0], "not contiguous"),
-            (torch.zeros(512, dtype=torch.float16, device="meta"), "on meta"),
-            ("text", r"not a torch\.Tensor"),
-        ],
-    )
-    def test_tensors_that_cannot_hold_it(
-        self, gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], tensor: torch.Tensor, what: str
-    ) -> None:
-        with pytest.raises(ws.ConfigError, match=what) as caught:
-            ws.load(model[0], into={"norm.1": tensor}, device="cpu")
-        assert "norm.1" in str(caught.value)
-        with pytest.raises(ws.ConfigError, match=r"norm\.2"):
-            ws.load(model[0], into={"norm.1": torch.zeros(512, dtype=torch.float16)}, names=["norm.1", "norm.2"])
-
-
-def _like(tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.dtype]:
-    return tuple(tensor.shape), tensor.dtype
-
-
 def test_dtype_casts_floating_point_tensors(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]) -> None:
     path, tensors = model
     plain = ws.load(path)
@@ -192,12 +175,153 @@ def test_dtype_casts_floating_point_tensors(gpu: FakeGpu, model: tuple[Path, dic
 
 def test_a_failed_allocation_names_the_tensor(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]) -> None:
     path, tensors = model
-    for at in (1, 2, 4):
-        gpu.allocations, gpu.out_of_memory_at = 0, at
+    for most in (0, 1, 3):
+        gpu.most_live = most
         with pytest.raises(ws.DeviceError, match=r"cannot allocate \d+ bytes for .*out of memory"):
             ws.load(path)
-    gpu.out_of_memory_at = 0
+        gc.collect()
+    gpu.most_live = 2**63
     assert_same(ws.load(path), tensors)
+
+
+@pytest.mark.parametrize("order", ["arrival", "file"])
+def test_a_full_device_goes_on_as_tensors_are_dropped(gpu: FakeGpu, tmp_path: Path, order: str) -> None:
+    tensors = blocks(20, 3 * MIB)  # most of them in two reads
+    path = write_file(tmp_path / "m.safetensors", tensors)
+    gpu.most_live = 5
+    names = set()
+    with ws.stream(path, order=order) as stream:
+        for name, tensor in stream:
+            assert bytes_of(tensor) == tensors[name].data
+            names.add(name)
+            del tensor
+    assert names == set(tensors)
+
+
+def test_one_refused_allocation_ends_nothing(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]) -> None:
+    path, tensors = model
+    for at in (2, 3, 5):
+        gpu.allocations, gpu.out_of_memory_at = 0, at
+        assert_same(ws.load(path), tensors)
+
+
+def test_the_start_fills_the_window(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch_device, "_STEP_BYTES", MIB)
+    path, tensors = model
+    with ws.stream(path):
+        assert sum(gpu.allocated) == sum(len(tensor.data) for tensor in tensors.values())
+    gpu.allocated.clear()
+    monkeypatch.setattr(torch_device, "_BEGIN_BYTES", 7 * MIB)
+    with ws.stream(path):
+        assert 7 * MIB <= sum(gpu.allocated) < 13 * MIB
+
+
+def test_while_a_graph_is_captured_nothing_is_loaded(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]) -> None:
+    path, _ = model
+    mine = {"large.1": gpu.empty((3, MIB // 4), torch.float32), "norm.1": gpu.empty((512,), torch.float16)}
+    message = "a CUDA graph is being captured on the current stream: load before or after it"
+    gpu.captures, gpu.allocations = True, 0
+    for settings in ({}, {"dtype": "float32"}, {"into": mine}):
+        with pytest.raises(ws.ConfigError, match=message):
+            ws.stream(path, **settings)
+    assert gpu.allocations == 0
+    gpu.captures = False
+    with ws.stream(path, dtype="float32") as stream:  # all of its memory is there; the cast would be captured
+        gpu.captures = True
+        with pytest.raises(ws.ConfigError, match=message):
+            next(stream)
+
+
+def test_casts_on_another_stream_end_before_their_source_goes(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]) -> None:
+    path, tensors = model
+    with ws.stream(path, dtype="float32") as stream:
+        assert len(list(stream)) == len(tensors)
+    assert gpu.synchronizations == 0
+    with ws.stream(path, dtype="float32") as stream:
+        gpu.use_another_stream()
+        batches = sum(1 for _ in iter(lambda: stream._take(), []))
+        assert gpu.synchronizations >= batches > 0
+    gpu.synchronizations = 0
+    with ws.stream(path) as stream:  # the caller's to order
+        gpu.use_another_stream()
+        assert len(list(stream)) == len(tensors)
+    assert gpu.synchronizations == 0
+
+
+def test_memory_that_comes_after_a_close_is_let_go(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = write_file(tmp_path / "m.safetensors", blocks(20, 3 * MIB))
+    stream = ws.stream(path, device_limit="12MiB")
+    next(stream), next(stream)
+    empty, closing = gpu.empty, threading.Thread(target=stream.close)
+
+    def close_meanwhile(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if closing.ident is None:
+            closing.start()
+            closing.join()
+        return empty(shape, dtype)
+
+    gpu.empty = close_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(ws.ClosedError):
+        list(stream)
+    assert closing.ident is not None
+    gc.collect()
+    assert gpu.live == 0
+
+
+def test_a_close_of_another_thread_is_said_as_such(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = write_file(tmp_path / "m.safetensors", blocks(300, 8192) | {"large": raw("U8", (3 * MIB,), 1)})
+    ends = set()
+    for delay in range(40):
+        stream = ws.stream(path)
+        closing = threading.Timer(delay * 0.0005, stream.close)
+        closing.start()
+        with suppress(ws.ClosedError):  # and nothing else
+            ends.add(len(list(stream)))
+        closing.join()
+    assert ends <= {301}
+    gc.collect()
+    assert gpu.live == 0
+
+
+@pytest.mark.parametrize("mode", ["keep", "drop", "half-way", "into"])
+def test_a_program_that_simply_ends(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], mode: str) -> None:
+    ended = run(
+        """
+        import atexit, pytest, torch
+
+        @atexit.register  # before the library's own, so it runs after that
+        def check():
+            assert gpu.counts().registered_bytes == 0, gpu.counts().registered_bytes
+            assert gpu.library.fake_violation() == b"", gpu.library.fake_violation()
+            print("unpinned")
+
+        import weightstream as ws
+        from fake_gpu import fake_gpu
+        from weightstream import _core
+
+        path, mode = sys.argv[1:]
+        context = fake_gpu(pytest.MonkeyPatch())
+        gpu = context.__enter__()
+
+        if mode == "into":
+            mine = {f"norm.{i}": gpu.empty((512,), torch.float16) for i in range(40)}
+            mine["large.1"] = gpu.empty((3, (1 << 20) // 4), torch.float32)
+            weights = ws.load(path, into=mine)
+        elif mode == "half-way":
+            stream = ws.stream(path, device_limit="7MiB")
+            kept = next(stream)
+        else:
+            weights = ws.load(path)
+        assert _core.pinned_bytes() > 0
+        if mode == "drop":
+            del weights
+        print("ends")
+        """,
+        model[0],
+        mode,
+        FAKE_GPU_LIBRARY=str(library_path()),
+    )
+    assert ended == "ends\nunpinned\n"
 
 
 @pytest.mark.parametrize("function", ["cuMemcpyHtoDAsync_v2", "cuEventRecord", "cuMemHostRegister_v2", "cuEventCreate"])

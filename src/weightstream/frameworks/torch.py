@@ -51,6 +51,13 @@ def _cast_to(dtype: Any) -> torch.dtype:
     return found
 
 
+def _has_memory(tensor: torch.Tensor) -> bool:
+    try:
+        return tensor.data_ptr() != 0
+    except RuntimeError:  # a subclass that only stands for others, on other devices say
+        return False
+
+
 def _take_host(stream: CoreStream) -> list[tuple[str, torch.Tensor]]:
     return [(name, view(from_capsule(capsule), dtype)) for name, capsule, dtype in stream.next_dlpack()]
 
@@ -70,35 +77,39 @@ class TorchFramework:
                 torch.empty(0, device=self._device)
             except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
                 raise DeviceError(f"device {self._device} cannot be used: {str(error).splitlines()[0]}") from error
-        memory = gpu_memory(self._device)
-        self._gpu = None if memory is None else DeviceStreaming(memory)
+        self._gpu = gpu_memory(self._device)
 
     def target(self, device_limit: int) -> CoreDevice | None:
         """See Framework.target."""
         if self._gpu is None:
             return None
         # The caller's memory is there already, all of it.
-        return self._gpu.target(device_limit) if self._into is None else self._gpu.target(2**63, packed=False)
+        into = self._into is not None
+        return self._gpu.target(2**63 if into else device_limit, packed=not into)
 
     def begin(self, stream: CoreStream) -> Take[torch.Tensor]:
         """See Framework.begin."""
-        bring = self._bring(stream)
+        if self._gpu is not None and stream.on_device():
+            return self._take_from_gpu(DeviceStreaming(self._gpu, stream))
         if self._into is not None:
             into = self._into
-            return lambda: [(name, into[name]) for name, _ in bring()]
+            return lambda: [(name, self._copy_to(into[name], name, tensor)) for name, tensor in _take_host(stream)]
+        bring = self._bring(stream)
         if self._dtype is not None:
-            return lambda: [(name, self._at(name, tensor, self._cast)) for name, tensor in bring()]
+            return lambda: [(name, self._cast(name, tensor)) for name, tensor in bring()]
         return bring
 
-    def _bring(self, stream: CoreStream) -> Take[torch.Tensor]:
-        """How the tensors of this stream come to the device, or to those of `into`."""
-        if self._gpu is not None and stream.on_device():
-            self._gpu.begin(stream, self._into)
-            return partial(self._gpu.take, stream)
-        host = partial(_take_host, stream)
+    def _take_from_gpu(self, streaming: DeviceStreaming) -> Take[torch.Tensor]:
         if self._into is not None:
             into = self._into
-            return lambda: [(name, self._at(name, tensor, into[name].copy_)) for name, tensor in host()]
+            streaming.begin_into(into)
+            return lambda: [(name, into[name]) for name, _ in streaming.take()]
+        streaming.begin()
+        return streaming.take if self._dtype is None else partial(streaming.take_changed, self._cast)
+
+    def _bring(self, stream: CoreStream) -> Take[torch.Tensor]:
+        """How tensors come to the device from host memory."""
+        host = partial(_take_host, stream)
         if self._device.type == "cpu":
             return host
         if can_queue(self._device):
@@ -118,8 +129,16 @@ class TorchFramework:
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self._device)
 
-    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._dtype) if tensor.dtype in _CAST else tensor
+    def _copy_to(self, target: torch.Tensor, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        # What torch tracks of it (a parameter's gradient, inference mode) is no reason not to write to it.
+        with torch.inference_mode(target.is_inference()):
+            self._at(name, tensor, target.detach().copy_)
+        return target
+
+    def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype not in _CAST:
+            return tensor
+        return self._at(name, tensor, lambda source: source.to(self._dtype))
 
     def _at(self, name: str, tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         try:
@@ -142,10 +161,22 @@ class TorchFramework:
             problem = f"is on {tensor.device}, and not on {self._own_device()}"
         elif (tensor.dtype, tuple(tensor.shape)) != wanted:
             problem = f"is {tensor.dtype} {tuple(tensor.shape)}; the checkpoint has {wanted[0]} {wanted[1]}"
-        elif not tensor.is_contiguous():
-            problem = "is not contiguous"
+        else:
+            problem = self._unlike_bytes(tensor)
         if problem:
             raise ConfigError(f"into[{name!r}] {problem}")
+
+    def _unlike_bytes(self, tensor: torch.Tensor) -> str | None:
+        """Why the bytes of a file cannot be those of the tensor."""
+        if tensor.layout != torch.strided:
+            return f"has the layout {tensor.layout}, and not torch.strided"
+        if not tensor.is_contiguous():
+            return "is not contiguous"
+        if tensor.is_conj() or tensor.is_neg():
+            return "is a view that conjugates or negates; bring what it is a view of"
+        if self._gpu is not None and tensor.numel() > 0 and not _has_memory(tensor):
+            return "has no memory on the device"
+        return None
 
     def _own_device(self) -> torch.device:
         # "cuda" alone is the current device.
