@@ -6,7 +6,10 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -35,6 +38,10 @@ namespace {
 
 // How long next() may keep signals waiting.
 constexpr auto kSignalCheck = std::chrono::milliseconds(50);
+
+// The process that a device was used in, last: only there can the pool have memory, and there is no need to make it.
+std::atomic<pid_t> device_process{0};
+bool device_was_used() { return device_process == ::getpid(); }
 
 // What an item is in the consumer's terms.
 struct Wanted {
@@ -77,6 +84,7 @@ struct PyDevice {
 
   // Opens it.
   [[nodiscard]] DeviceTarget target() const {
+    device_process = ::getpid();
     auto driver = value_or_throw(Driver::of_process(vendor));
     auto accelerator = value_or_throw(Accelerator::open(std::move(driver), ordinal));
     DeviceTarget target{.accelerator = std::move(accelerator)};
@@ -124,12 +132,33 @@ class PyStream {
 
   void provide(const nb::list& memory, const std::vector<std::uint64_t>& addresses, std::uintptr_t allocated_on) {
     if (!on_device() || memory.size() != addresses.size()) throw nb::value_error("an address for each memory");
+    memory_->check_open();
+    const auto before = memory_->size();
+    if (addresses.size() > stream_->device_groups()->groups.size() - before) throw nb::value_error("more than is due");
     for (std::size_t i = 0; i < addresses.size(); ++i) memory_->add(nb::borrow(memory[i]), addresses[i]);
     auto provided = [&] {
       const nb::gil_scoped_release release;
       return stream_->provide(addresses, allocated_on);
     }();
-    if (!provided) throw CoreError{std::move(provided).error()};
+    if (provided) return;
+    memory_->forget(before);
+    throw CoreError{std::move(provided).error()};
+  }
+
+  // Whether anything that needs no more memory is still to be handed out: waiting brings it.
+  bool outstanding() const {
+    if (!on_device()) return false;
+    const DeviceGroups& groups = *stream_->device_groups();
+    auto covered = static_cast<std::uint32_t>(size());  // all reads of the items before this have memory
+    for (std::uint32_t read = 0; read < groups.of_read.size(); ++read) {
+      if (groups.of_read[read].end <= memory_->size()) continue;
+      covered = stream_->read(read).first_item;
+      break;
+    }
+    // Those of no bytes are handed out at any time.
+    const auto begin = groups.of_item.begin();
+    const auto empty = std::count(begin, begin + covered, DeviceGroups::kNone);
+    return taken_ < covered - static_cast<std::uint64_t>(empty);
   }
 
   nb::object next_device(bool wait) {
@@ -146,12 +175,17 @@ class PyStream {
       const char* dtype = info(d.dtype).name.data();
       if (bytes == 0) {
         result.append(nb::make_tuple(std::move(d.name), nb::none(), nb::none(), dtype, to_tuple(d.shape)));
-      } else if (memory_->alone(item.index)) {
-        result.append(nb::make_tuple(std::move(d.name), memory_->take(item.index), nb::none(), dtype, nb::none()));
-      } else {
-        nb::object part = memory_->take_part(item.index, dlpack_type(d.dtype), std::move(d.shape));
-        result.append(nb::make_tuple(std::move(d.name), nb::none(), std::move(part), dtype, nb::none()));
+        continue;
       }
+      if (memory_->alone(item.index)) {
+        result.append(nb::make_tuple(std::move(d.name), memory_->take(item.index), nb::none(), nb::none(), nb::none()));
+      } else {
+        const DlpackType type = dlpack_type(d.dtype);
+        nb::object view = type.needs_view ? nb::object(nb::str(dtype)) : nb::none();
+        nb::object part = memory_->take_part(item.index, type, std::move(d.shape));
+        result.append(nb::make_tuple(std::move(d.name), nb::none(), std::move(part), std::move(view), nb::none()));
+      }
+      ++taken_;
     }
     return nb::object(result);
   }
@@ -185,11 +219,9 @@ class PyStream {
   }
 
   void close() {
-    {
-      const nb::gil_scoped_release release;
-      stream_->close();
-    }
-    if (memory_) memory_->drop(stream_->device_is_quiet());
+    auto memory = memory_ ? memory_->let_go() : nullptr;
+    const nb::gil_scoped_release release;
+    stream_->close(std::move(memory));
   }
 
   nb::dict stats() const {
@@ -292,6 +324,7 @@ class PyStream {
   std::unique_ptr<Stream> stream_;
   std::vector<Wanted> wanted_;
   std::optional<DeviceMemory> memory_;
+  std::uint64_t taken_ = 0;  // items of some bytes, on a device
 };
 
 struct Selection {
@@ -372,10 +405,12 @@ void bind_stream(nb::module_& module) {
           },
           nb::kw_only(), nb::arg("vendor"), nb::arg("ordinal"), nb::arg("limit"), nb::arg("packed"), nb::arg("dlpack"));
   module.def("release_pinned_memory", [] {
+    if (!device_was_used()) return;
     const nb::gil_scoped_release release;
     SlotPool::of_process()->release_idle();
   });
-  module.def("pinned_bytes", [] { return SlotPool::of_process()->stats().pinned_bytes; });
+  module.def("pinned_bytes",
+             [] { return device_was_used() ? SlotPool::of_process()->stats().pinned_bytes : std::uint64_t{0}; });
   nb::class_<PyStream>(module, "Stream")
       .def_static("start", &start_tensors, nb::arg("checkpoint"), nb::arg("tensors").none(), nb::kw_only(),
                   nb::arg("file_order"), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
@@ -389,6 +424,7 @@ void bind_stream(nb::module_& module) {
       .def("on_device", &PyStream::on_device)
       .def("due", &PyStream::due)
       .def("provide", &PyStream::provide)
+      .def("outstanding", &PyStream::outstanding)
       .def("next_device", &PyStream::next_device, nb::arg("wait"))
       .def("close", &PyStream::close)
       .def("stats", &PyStream::stats)

@@ -1,6 +1,10 @@
 #include "bindings/device_memory.h"
 
+#include <iterator>
 #include <utility>
+
+#include "bindings/errors.h"
+#include "bindings/python_owner.h"
 
 namespace nb = nanobind;
 
@@ -15,11 +19,26 @@ void DeviceMemory::add(nb::object owner, std::uint64_t address) {
   memory_.push_back({std::move(owner), address, groups_.groups[memory_.size()].items});
 }
 
+void DeviceMemory::forget(std::uint32_t first) {
+  // Dropped when the vector is whole again: an owner that goes may run anything.
+  const std::vector<Memory> gone(std::make_move_iterator(memory_.begin() + first),
+                                 std::make_move_iterator(memory_.end()));
+  memory_.erase(memory_.begin() + first, memory_.end());
+}
+
+void DeviceMemory::check_open() const {
+  if (closed_) throw CoreError{{.code = ErrorCode::kClosed, .message = "the stream is closed"}};
+}
+
 bool DeviceMemory::alone(std::uint32_t item) const { return groups_.groups[groups_.of_item[item]].items == 1; }
 
-nb::object DeviceMemory::take(std::uint32_t item) { return std::move(memory_[groups_.of_item[item]].owner); }
+nb::object DeviceMemory::take(std::uint32_t item) {
+  check_open();
+  return std::move(memory_[groups_.of_item[item]].owner);
+}
 
 nb::object DeviceMemory::take_part(std::uint32_t item, DlpackType type, std::vector<std::int64_t> shape) {
+  check_open();
   const auto group = groups_.of_item[item];
   Memory& memory = memory_[group];
   const std::uint64_t address = memory.address + (items_[item].range.begin - groups_.groups[group].range.begin);
@@ -28,14 +47,13 @@ nb::object DeviceMemory::take_part(std::uint32_t item, DlpackType type, std::vec
   return capsule;
 }
 
-void DeviceMemory::drop(bool device_is_quiet) {
+std::shared_ptr<void> DeviceMemory::let_go() {
+  closed_ = true;
+  auto owners = std::make_shared<std::vector<PythonOwner>>();
   for (auto& memory : memory_) {
-    if (device_is_quiet) {
-      memory.owner.reset();
-    } else {
-      static_cast<void>(memory.owner.release());
-    }
+    if (memory.owner.is_valid()) owners->emplace_back(std::move(memory.owner));
   }
+  return owners;
 }
 
 }  // namespace weightstream::bindings

@@ -6,6 +6,7 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "bindings/dlpack.h"
@@ -19,8 +20,15 @@ class DeviceMemory {
   // `items` and `groups` outlive it. `device`: what the framework calls the device in DLPack.
   DeviceMemory(const std::vector<PlanItem>& items, const DeviceGroups& groups, DlpackDevice device);
 
-  // The next group's memory: `owner` keeps what is at `address` allocated.
+  // The next group's memory: `owner` keeps what is at `address` allocated. Precondition: a group has none yet.
   void add(nanobind::object owner, std::uint64_t address);
+  // The groups that have memory: all before this.
+  [[nodiscard]] std::uint32_t size() const { return static_cast<std::uint32_t>(memory_.size()); }
+  // Lets go of the memory of groups from `first` on.
+  void forget(std::uint32_t first);
+
+  // Throws kClosed after let_go(), as taking does.
+  void check_open() const;
 
   // Whether an item is alone in its memory.
   [[nodiscard]] bool alone(std::uint32_t item) const;
@@ -29,8 +37,8 @@ class DeviceMemory {
   // The part of an item that shares its memory: a tensor of its own, which keeps all of the memory allocated.
   [[nodiscard]] nanobind::object take_part(std::uint32_t item, DlpackType type, std::vector<std::int64_t> shape);
 
-  // Lets go of what was not handed out; or, for a device that may still write there, never.
-  void drop(bool device_is_quiet);
+  // All that was not handed out, as one owner, which may be dropped by any thread. Nothing is taken or added any more.
+  [[nodiscard]] std::shared_ptr<void> let_go();
 
  private:
   struct Memory {
@@ -42,6 +50,7 @@ class DeviceMemory {
   const DeviceGroups& groups_;
   const DlpackDevice device_;
   std::vector<Memory> memory_;
+  bool closed_ = false;
 };
 
 }  // namespace weightstream::bindings

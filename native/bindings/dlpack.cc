@@ -3,6 +3,8 @@
 #include <memory>
 #include <utility>
 
+#include "bindings/python_owner.h"
+
 namespace nb = nanobind;
 
 namespace weightstream::bindings {
@@ -37,26 +39,6 @@ constexpr std::uint8_t kFloat = 2;
 constexpr std::uint8_t kBfloat = 4;
 constexpr std::uint8_t kComplex = 5;
 constexpr std::uint8_t kBool = 6;
-
-// A reference that may be dropped without the GIL. When the interpreter has ended there is nothing left to drop.
-class PythonOwner {
- public:
-  explicit PythonOwner(nb::object owner) : owner_(std::move(owner)) {}
-  PythonOwner(PythonOwner&& other) noexcept = default;
-  PythonOwner& operator=(PythonOwner&&) = delete;
-  ~PythonOwner() {
-    if (!owner_.is_valid()) return;
-    if (!nb::is_alive()) {
-      static_cast<void>(owner_.release());
-      return;
-    }
-    const nb::gil_scoped_acquire acquire;
-    owner_.reset();
-  }
-
- private:
-  nb::object owner_;
-};
 
 template <typename Owner>
 struct Managed {

@@ -51,12 +51,17 @@ void Admission::offer_room() {
   }
 }
 
-std::vector<std::uint32_t> Admission::take_rest() {
-  std::vector<std::uint32_t> rest;
+std::vector<std::uint32_t> Admission::take_admitted() {
+  std::vector<std::uint32_t> admitted;
   for (const auto& lane : lanes_.all()) {
-    rest.insert(rest.end(), lane->admitted.begin(), lane->admitted.end());
+    admitted.insert(admitted.end(), lane->admitted.begin(), lane->admitted.end());
     lane->admitted.clear();
   }
+  return admitted;
+}
+
+std::vector<std::uint32_t> Admission::take_rest() {
+  auto rest = take_admitted();
   while (next_read_ < plan_.reads.size()) rest.push_back(next_read_++);
   return rest;
 }

@@ -30,6 +30,8 @@ class Admission {
   [[nodiscard]] bool out_of_room() const { return out_of_room_; }
   void made_room() { out_of_room_ = false; }
 
+  // Those that are admitted, but that no reader took. None of them is left.
+  [[nodiscard]] std::vector<std::uint32_t> take_admitted();
   // All that no reader took. None is left.
   [[nodiscard]] std::vector<std::uint32_t> take_rest();
 

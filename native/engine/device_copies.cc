@@ -2,18 +2,21 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/core_thread.h"
+#include "engine/device_limbo.h"
 
 namespace weightstream {
 namespace {
 
 // How often events are looked at while copies are under way: a copy of a slot takes 0.15 ms over the fastest links of
-// today, and many are under way at a time.
-constexpr auto kLookEvery = std::chrono::microseconds(100);
-// A device that does not end its copies within this has a kernel of somebody running before them, or hangs.
-constexpr auto kPatience = std::chrono::seconds(10);
+// today, and many are under way at a time. Less often while nothing ends.
+constexpr auto kFirstLook = std::chrono::microseconds(100);
+constexpr auto kLongestLook = std::chrono::microseconds(1000);
+// How long a close waits for copies that are under way. Those that take longer wait for a kernel of somebody.
+constexpr auto kPatience = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -28,7 +31,7 @@ Result<std::unique_ptr<DeviceCopies>> DeviceCopies::start(std::shared_ptr<Accele
 }
 
 DeviceCopies::~DeviceCopies() {
-  if (thread_.joinable()) static_cast<void>(stop());
+  if (thread_.joinable()) stop(nullptr);
 }
 
 Result<std::uint32_t> DeviceCopies::after(ForeignStream stream) {
@@ -54,37 +57,54 @@ void DeviceCopies::wake() {
 
 void DeviceCopies::run() {
   std::vector<DeviceCopy> added;
+  auto pause = kFirstLook;
   std::unique_lock lock(mutex_);
-  for (bool alive = true; alive;) {
+  while (true) {
     const auto called = [this] { return stops_ || woken_ || !added_.empty(); };
-    if (under_way_.empty()) {
-      changed_.wait(lock, called);
+    if (under_way()) {
+      changed_.wait_for(lock, pause, called);
     } else {
-      changed_.wait_for(lock, kLookEvery, called);
+      changed_.wait(lock, called);
     }
     if (stops_) return;
     added.swap(added_);
     const bool woken = std::exchange(woken_, false);
     lock.unlock();
-    for (auto& copy : added) alive = alive && submit(std::move(copy));
+    for (auto& copy : added) submit(std::move(copy));
+    const bool progress = !added.empty() || woken;
     added.clear();
-    alive = alive && reap();
-    if (alive && woken) owner_.made_room();
+    const bool reaped = failed_ ? false : reap();
+    if (failed_) drop_ended();
+    if (woken) owner_.made_room();
+    pause = progress || reaped ? kFirstLook : std::min(2 * pause, kLongestLook);
     lock.lock();
   }
 }
 
-bool DeviceCopies::submit(DeviceCopy copy) {
-  const auto read = copy.read;
+void DeviceCopies::fail(std::uint32_t read, Error error) {
+  failed_ = true;
+  owner_.failed(read, std::move(error));
+}
+
+// After a failure: nothing lands any more, but slots go back.
+void DeviceCopies::drop_ended() {
+  const auto idle = stream_->idle();
+  if (!accelerator_->lost() && !(idle && *idle)) return;
+  under_way_.clear();
+  unknown_.clear();
+}
+
+void DeviceCopies::submit(DeviceCopy copy) {
+  if (failed_) return;
   auto event = new_event();
   auto queued = event ? queue(copy, *event) : Status(event.error());
   if (queued) {
     under_way_.push_back({std::move(copy), std::move(*event)});
-    return true;
+    return;
   }
+  const auto read = copy.read;
   unknown_.push_back(std::move(copy));
-  owner_.failed(read, std::move(queued).error());
-  return false;
+  fail(read, std::move(queued).error());
 }
 
 Status DeviceCopies::queue(const DeviceCopy& copy, DeviceEvent& event) {
@@ -105,20 +125,23 @@ Status DeviceCopies::wait_on_device(std::uint32_t order) {
   return event ? stream_->wait_for(*event) : Ok{};
 }
 
+// Whether anything has ended.
 bool DeviceCopies::reap() {
+  bool any = false;
   while (!under_way_.empty()) {
     const auto read = under_way_.front().copy.read;
     auto reached = under_way_.front().event.reached();
     if (!reached) {
-      owner_.failed(read, std::move(reached).error());
-      return false;
+      fail(read, std::move(reached).error());
+      break;
     }
     if (!*reached) break;
+    any = true;
     spare_events_.push_back(std::move(under_way_.front().event));
     under_way_.pop_front();  // drops the slot
     owner_.landed(read);
   }
-  return true;
+  return any;
 }
 
 Result<DeviceEvent> DeviceCopies::new_event() {
@@ -128,25 +151,29 @@ Result<DeviceEvent> DeviceCopies::new_event() {
   return event;
 }
 
-bool DeviceCopies::stop() {
+void DeviceCopies::stop(std::shared_ptr<void> destinations) {
   {
     const std::lock_guard lock(mutex_);
     stops_ = true;
   }
   changed_.notify_one();
   thread_.join();
-  const bool used = !under_way_.empty() || !unknown_.empty();
-  auto idle = used ? stream_->wait_idle(kPatience) : Result<bool>(true);
-  const bool over = idle ? *idle : accelerator_->lost();  // nothing runs on a lost device
-  if (!over) {
-    // Never freed: the device may read them yet.
-    for (auto& copy : under_way_) static_cast<void>(new Slot(std::move(copy.copy.slot)));
-    for (auto& copy : unknown_) static_cast<void>(new Slot(std::move(copy.slot)));
-  }
+  added_.clear();
+  if (!under_way()) return;
+  CopiesInLimbo rest{.accelerator = accelerator_, .stream = std::move(stream_), .slots = {}, .destinations = {}};
+  for (auto& copy : under_way_) rest.slots.push_back(std::move(copy.copy.slot));
+  for (auto& copy : unknown_) rest.slots.push_back(std::move(copy.slot));
   under_way_.clear();
   unknown_.clear();
-  added_.clear();
-  return over;
+  const auto patience = std::chrono::steady_clock::now() + kPatience;
+  while (!rest.over()) {
+    if (std::chrono::steady_clock::now() > patience) {
+      rest.destinations = std::move(destinations);
+      leave_in_limbo(std::move(rest));
+      return;
+    }
+    std::this_thread::sleep_for(kFirstLook);
+  }
 }
 
 }  // namespace weightstream

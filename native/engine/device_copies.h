@@ -51,14 +51,15 @@ class DeviceCopies {
   // that pieces into it carry.
   Result<std::uint32_t> after(ForeignStream stream);
 
-  // Copies behind the caller's back; landed() says when. A failure is told by failed(), once, and nothing lands then.
+  // Copies behind the caller's back; landed() says when. A failure is told by failed(), once; from then on nothing
+  // lands, and slots are dropped as soon as they can be.
   void add(DeviceCopy copy);
   // Has the owner told that there is room. From any thread, with any lock but those that the owner's calls take.
   void wake();
 
-  // Ends the thread and waits for what the device still does, within bounds. Returns whether that is known to be over:
-  // otherwise the destinations must stay allocated for ever (the slots do). Once.
-  [[nodiscard]] bool stop();
+  // Ends the thread. What the device still copies then, and does not end within moments, is left in limbo together with
+  // `destinations`: whatever keeps the memory of all pieces allocated. Nobody is called after it. Once.
+  void stop(std::shared_ptr<void> destinations);
 
  private:
   struct UnderWay {
@@ -69,19 +70,23 @@ class DeviceCopies {
   DeviceCopies(std::shared_ptr<Accelerator> accelerator, Landing::Owner& owner, std::unique_ptr<CopyStream> stream)
       : accelerator_(std::move(accelerator)), owner_(owner), stream_(std::move(stream)) {}
   void run();
-  bool submit(DeviceCopy copy);
+  void fail(std::uint32_t read, Error error);
+  void drop_ended();
+  void submit(DeviceCopy copy);
   Status queue(const DeviceCopy& copy, DeviceEvent& event);
   Status wait_on_device(std::uint32_t order);
   bool reap();
+  [[nodiscard]] bool under_way() const { return !under_way_.empty() || !unknown_.empty(); }
   Result<DeviceEvent> new_event();
 
   const std::shared_ptr<Accelerator> accelerator_;
   Landing::Owner& owner_;
-  const std::unique_ptr<CopyStream> stream_;
+  std::unique_ptr<CopyStream> stream_;
 
   // Of the thread, and of stop() after it.
   std::deque<UnderWay> under_way_;  // oldest first, which also ends first
   std::vector<DeviceCopy> unknown_;  // without an event, because of a failure
+  bool failed_ = false;
   std::vector<DeviceEvent> spare_events_;
 
   std::mutex mutex_;

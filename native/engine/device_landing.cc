@@ -77,8 +77,9 @@ Lease DeviceLanding::hand_out(std::uint32_t item) {
   return {};
 }
 
-void DeviceLanding::close(const std::vector<std::uint32_t>& /*unread*/, const ReadyItems& /*ready*/) {
-  if (copies_) quiet_ = copies_->stop();
+void DeviceLanding::close(const std::vector<std::uint32_t>& /*unread*/, const ReadyItems& /*ready*/,
+                          std::shared_ptr<void> destinations) {
+  if (copies_) copies_->stop(std::move(destinations));
   slots_.clear();  // of reads that failed, or that no reader took
   user_.reset();
   copies_.reset();

@@ -40,7 +40,9 @@ class DeviceLanding final : public Landing {
   [[nodiscard]] std::uint64_t peak_host_bytes() const override { return peak_slots_ * Slot::kBytes; }
   std::byte* place(std::uint32_t read) override;
   void arrived(std::uint32_t read) override;
-  void close(const std::vector<std::uint32_t>& unread, const ReadyItems& ready) override;
+  void give_up(std::uint32_t read) override { slots_[read].reset(); }
+  void close(const std::vector<std::uint32_t>& unread, const ReadyItems& ready,
+             std::shared_ptr<void> destinations) override;
 
   [[nodiscard]] const DeviceGroups& groups() const { return groups_; }
   // Under the owner's lock.
@@ -48,8 +50,6 @@ class DeviceLanding final : public Landing {
   [[nodiscard]] const DeviceWindow& window() const { return window_; }
   // See DeviceCopies::after().
   Result<std::uint32_t> after(ForeignStream stream) { return copies_->after(stream); }
-  // After close(): whether the device is known to have ended all copies. If not, what it was given must stay.
-  [[nodiscard]] bool quiet() const { return quiet_; }
 
  private:
   Owner& owner_;
@@ -61,7 +61,6 @@ class DeviceLanding final : public Landing {
   std::vector<Slot> slots_;  // per read: from its admission until it arrives
   std::uint64_t peak_slots_ = 0;
   Bound bound_ = Bound::kConsumer;
-  bool quiet_ = true;
   std::unique_ptr<DeviceCopies> copies_;
   std::unique_ptr<SlotUser> user_;  // goes before the copies that it wakes
 };

@@ -91,7 +91,8 @@ Lease HostLanding::hand_out(std::uint32_t item) {
 
 // What was never read or handed out will never be: its holds go, so that blocks it shares with items that live on can
 // go when those do.
-void HostLanding::close(const std::vector<std::uint32_t>& unread, const ReadyItems& ready) {
+void HostLanding::close(const std::vector<std::uint32_t>& unread, const ReadyItems& ready,
+                        std::shared_ptr<void> /*destinations*/) {
   pool_->close();  // from now on dead blocks go back to the system
   for (const auto read : unread) release(read);
   for (std::uint32_t item = 0; item < plan_.items.size(); ++item) {

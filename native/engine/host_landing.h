@@ -32,7 +32,8 @@ class HostLanding final : public Landing {
   [[nodiscard]] std::uint64_t peak_host_bytes() const override { return budget_.peak(); }
   std::byte* place(std::uint32_t read) override;
   void arrived(std::uint32_t read) override;
-  void close(const std::vector<std::uint32_t>& unread, const ReadyItems& ready) override;
+  void close(const std::vector<std::uint32_t>& unread, const ReadyItems& ready,
+             std::shared_ptr<void> destinations) override;
 
  private:
   Status open(std::uint32_t source, ReaderKind kind);

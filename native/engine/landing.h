@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "base/error.h"
@@ -47,6 +48,8 @@ class Landing {
   [[nodiscard]] virtual Bound bound() const = 0;
   // The room that was made is not needed: no read is left that could take it.
   virtual void turn_down() {}
+  // A read that was admitted will not be read, or its reader failed: nothing writes to its place any more.
+  virtual void give_up(std::uint32_t /*read*/) {}
   // A read has landed. Returns whether that made room.
   virtual bool settle(std::uint32_t read) = 0;
   // An item is handed out: its bytes, where they are in host memory. Makes room.
@@ -61,8 +64,9 @@ class Landing {
   // They are all there: landed() follows, now or later. A read that failed never arrives.
   virtual void arrived(std::uint32_t read) = 0;
   // No reader runs any more. Nobody is called after it, and what was handed out stays as it is. `unread`: the reads
-  // that no reader took.
-  virtual void close(const std::vector<std::uint32_t>& unread, const ReadyItems& ready) = 0;
+  // that no reader took. `destinations`: what keeps memory allocated that was provided.
+  virtual void close(const std::vector<std::uint32_t>& unread, const ReadyItems& ready,
+                     std::shared_ptr<void> destinations) = 0;
 };
 
 }  // namespace weightstream

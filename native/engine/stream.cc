@@ -128,6 +128,7 @@ void Stream::complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> r
     if (trace_) trace_->read_ends(read, lane.kind, result.ok());
     if (--reads_left_of_source_[plan.source] == 0) open_handles_[plan.source].reset();
     if (!result.ok()) {
+      landing_->give_up(read);
       fail(std::move(result).error());
       return;
     }
@@ -168,14 +169,22 @@ void Stream::failed(std::uint32_t read, Error error) {
 
 void Stream::made_room() {
   const std::lock_guard lock(mutex_);
-  if (closed_) return;  // the readers may be gone
+  if (closed_ || error_) {  // the readers may be gone; nothing is read any more
+    landing_->turn_down();
+    return;
+  }
   admission_.offer_room();
   account_waits();
 }
 
 // Precondition: mutex_ is held. The first error is the stream's.
 void Stream::fail(Error error) {
-  if (!error_ && !closed_) error_ = std::move(error);
+  if (!error_ && !closed_) {
+    error_ = std::move(error);
+    // Nobody takes them any more, and the consumer may not look for long: others need what they hold.
+    for (const auto read : admission_.take_admitted()) landing_->give_up(read);
+    landing_->turn_down();
+  }
   account_waits();
   ready_changed_.notify_all();
 }
@@ -218,10 +227,17 @@ DeviceGroups::Span Stream::due(std::uint64_t most_bytes) const {
 }
 
 Status Stream::provide(const std::vector<std::uint64_t>& addresses, ForeignStream allocated_on) {
-  if (device_ == nullptr || addresses.empty() || ::getpid() != process_) return Ok{};
-  const std::lock_guard lock(mutex_);
-  if (closed_) return Ok{};
+  if (device_ == nullptr || addresses.empty()) return Ok{};
+  const Error closed{.code = ErrorCode::kClosed, .message = "the stream is closed"};
+  if (::getpid() != process_) return closed;
+  const std::lock_guard open(closing_);
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return closed;
+  }
+  // Not under the lock: the driver may wait for room in the foreign stream.
   auto order = device_->after(allocated_on);
+  const std::lock_guard lock(mutex_);
   if (!order) {
     fail(order.error());
     return std::move(order).error();
@@ -286,14 +302,16 @@ Result<Stream::Next> Stream::next(std::vector<ReadyItem>& batch, Clock::duration
   return Next::kItems;
 }
 
-void Stream::close() {
+void Stream::close(std::shared_ptr<void> destinations) {
   if (::getpid() != process_) {
     // After a fork the threads live in the parent only, and the lock may have been theirs at that moment: nothing here
     // can be locked or joined. What they own is left alone.
     lanes_.abandon();
     static_cast<void>(landing_.release());
+    if (destinations) static_cast<void>(new std::shared_ptr<void>(std::move(destinations)));  // the parent's
     return;
   }
+  const std::lock_guard closing(closing_);
   {
     const std::lock_guard lock(mutex_);
     if (closed_) return;
@@ -303,7 +321,7 @@ void Stream::close() {
   ready_changed_.notify_all();
   // With descriptors and buffers: whoever closed the stream may keep the object for its numbers.
   lanes_.stop();
-  landing_->close(admission_.take_rest(), ready_);
+  landing_->close(admission_.take_rest(), ready_, std::move(destinations));
   open_handles_.assign(open_handles_.size(), nullptr);
 }
 

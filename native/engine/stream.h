@@ -64,15 +64,14 @@ class Stream final : private Lane::Owner, private Landing::Owner {
   // The groups that should get memory now, about `most_bytes` of them at a time. Nothing is read for others.
   [[nodiscard]] DeviceGroups::Span due(std::uint64_t most_bytes) const;
   // Gives memory to the groups from due().begin on, in order: an address for each. It was allocated on the foreign
-  // stream `allocated_on`, and must stay until its items are handed out, or for as long as device_is_quiet() after
-  // close() says otherwise. An error is the stream's.
+  // stream `allocated_on`, and must stay until its items are handed out, or see close(). After an error nothing was
+  // taken: kClosed when the stream is closed, and any other is the stream's.
   Status provide(const std::vector<std::uint64_t>& addresses, ForeignStream allocated_on);
-  // After close(): whether nothing writes any more to memory that was provided. If not (a device that hangs), it must
-  // never be freed.
-  [[nodiscard]] bool device_is_quiet() const { return device_ == nullptr || device_->quiet(); }
 
-  // Stops reading and joins every thread. Items that were handed out stay valid. Idempotent.
-  void close();
+  // Stops reading and joins every thread. Items that were handed out stay valid. Idempotent; returns when it is done,
+  // also when another thread does it. `destinations` keeps memory allocated that was provided: it is dropped when
+  // nothing writes there any more, which may be later, by another thread.
+  void close(std::shared_ptr<void> destinations = nullptr);
 
   [[nodiscard]] StreamStats stats() const;
   // So far, if StreamOptions::trace asked for it.
@@ -112,6 +111,7 @@ class Stream final : private Lane::Owner, private Landing::Owner {
   Lanes lanes_;
   int process_;  // the pid that started the threads
 
+  std::mutex closing_;  // taken before mutex_
   mutable std::mutex mutex_;
   std::condition_variable ready_changed_;
   ReadyItems ready_;

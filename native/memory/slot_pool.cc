@@ -29,16 +29,13 @@ Result<std::unique_ptr<SlotStep>> pin_step(SlotBank& bank, std::uint64_t slots) 
   }
 }
 
-// Has no lock, which a fork could copy while it is held.
+// Has no lock, which a fork could copy while it is held. Never torn down: at the end of a process the driver may be
+// gone before its statics are, and takes all pins with it.
 class Registry {
  public:
   constexpr Registry() = default;
   Registry(const Registry&) = delete;
   Registry& operator=(const Registry&) = delete;
-  ~Registry() {
-    const auto* last = now_.exchange(nullptr);
-    if (last && last->process == ::getpid()) delete last;
-  }
 
   std::shared_ptr<SlotPool> pool() {
     auto* found = now_.load(std::memory_order_acquire);

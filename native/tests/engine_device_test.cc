@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <set>
 #include <thread>
 
@@ -19,8 +20,11 @@ using testing::FaultPlan;
 using testing::kKiB;
 using testing::kMiB;
 
+constexpr int kStreamCaptureUnsupported = 900;
+
 class EngineDevice : public DeviceStreamTest {
  protected:
+  [[nodiscard]] const char* copy_call() const { return cuda() ? "cuMemcpyHtoDAsync_v2" : "hipMemcpyHtoDAsync"; }
   void expect_all(const Consumed& consumed) {
     EXPECT_TRUE(consumed.ended) << (consumed.error ? consumed.error->message : "not ended");
     std::set<std::uint32_t> seen(consumed.order.begin(), consumed.order.end());
@@ -160,10 +164,83 @@ TEST_P(EngineDevice, CanBeClosedAtAnyItem) {
       top_up(**stream, {});
     }
     (*stream)->close();
-    EXPECT_TRUE((*stream)->device_is_quiet());
     EXPECT_EQ(slots_->stats().slots_in_use, 0U);
     free_memory();
     EXPECT_STREQ(fake.violation(), "");
+  }
+}
+
+// A kernel of somebody runs before the copies, for long.
+TEST_P(EngineDevice, ClosingDoesNotWaitForKernelsOfOthers) {
+  auto stream = start_stream(options_for_device(1, 2 * kMiB));
+  ASSERT_TRUE(stream.ok());
+  ASSERT_TRUE(top_up(**stream, {.kernel_us = 1'500'000}));
+  ASSERT_TRUE(testing::eventually([&] { return fake.calls(copy_call()) > 0; }));
+  std::atomic<bool> freed = false;
+  std::vector<std::uint64_t> memory;
+  memory.swap(memory_);
+  std::shared_ptr<void> destinations(nullptr, [&](void*) {
+    for (const auto address : memory) fake.free(address);
+    freed = true;
+  });
+  const auto begin = Stream::Clock::now();
+  (*stream)->close(std::move(destinations));
+  EXPECT_LT(Stream::Clock::now() - begin, std::chrono::milliseconds(1400));
+  EXPECT_FALSE(freed) << "copies go there yet";
+  // The next one gets the slot when the device has let go of it.
+  stream = start_stream(options_for_device(1));
+  ASSERT_TRUE(stream.ok());
+  expect_all(consume_on_device(**stream));
+  EXPECT_TRUE(testing::eventually([&] { return freed.load(); }));
+}
+
+TEST_P(EngineDevice, ClosingOutlivesAQueryThatFails) {
+  for (int failures = 1; failures <= 3; ++failures) {
+    auto stream = start_stream(options_for_device(2, 2 * kMiB));
+    ASSERT_TRUE(stream.ok());
+    const auto before = fake.calls(copy_call());
+    ASSERT_TRUE(top_up(**stream, {.kernel_us = 30'000}));
+    ASSERT_TRUE(testing::eventually([&] { return fake.calls(copy_call()) > before; }));
+    fake.fail(cuda() ? "cuStreamQuery" : "hipStreamQuery", 1, kStreamCaptureUnsupported, 0);
+    (*stream)->close();
+    fake.fail("", 0, 0, 0);
+    EXPECT_TRUE(testing::eventually([&] { return slots_->stats().slots_in_use == 0; }));
+    free_memory();
+    EXPECT_STREQ(fake.violation(), "");
+  }
+}
+
+TEST_P(EngineDevice, WhoClosesSecondWaitsForTheFirst) {
+  auto stream = start_stream(options_for_device(1, 2 * kMiB));
+  ASSERT_TRUE(stream.ok());
+  ASSERT_TRUE(top_up(**stream, {.kernel_us = 60'000}));
+  ASSERT_TRUE(testing::eventually([&] { return fake.calls(copy_call()) > 0; }));
+  std::thread first([&] { (*stream)->close(); });
+  (*stream)->close();
+  EXPECT_EQ(slots_->stats().slots_in_use, 0U);
+  first.join();
+}
+
+TEST_P(EngineDevice, FailedStreamsThatNobodyLooksAtHoldNoSlot) {
+  for (std::uint64_t at = 1; at <= 3; ++at) {
+    const auto plan = std::make_shared<FaultPlan>();
+    plan->fault = Fault::kIoError;
+    plan->at = at;
+    auto options = options_for_device(1, 8 * kMiB);
+    options.make_reader = testing::with_faults(plan);
+    auto failed = start(checkpoint_, options);
+    ASSERT_TRUE(failed.ok());
+    ASSERT_TRUE(top_up(**failed, {.at_a_time = 8 * kMiB}));
+    std::vector<std::uint64_t> memory;
+    memory.swap(memory_);
+    ASSERT_TRUE(testing::eventually([&] { return plan->happened.load(); }));
+    auto other = start_stream(options_for_device(1));
+    ASSERT_TRUE(other.ok());
+    expect_all(consume_on_device(**other));
+    (*failed)->close();
+    for (const auto address : memory) fake.free(address);
+    other->reset();
+    free_memory();
   }
 }
 
