@@ -17,6 +17,26 @@ function(weightstream_compile_options target)
   endif()
 endfunction()
 
+# What most files include.
+set(WEIGHTSTREAM_COMMON_HEADERS
+  <algorithm> <array> <atomic> <cerrno> <charconv> <chrono> <condition_variable> <cstddef> <cstdint> <cstring> <deque>
+  <functional> <list> <map> <memory> <mutex> <optional> <span> <string> <string_view> <thread> <unordered_map> <utility>
+  <variant> <vector>)
+
+# weightstream_precompile(<target> <owner> <header>...)
+#
+# Parses the headers once, for the target that owns them, and not once a file. The other targets of an owner have to be
+# compiled with the same options.
+function(weightstream_precompile target owner)
+  if(NOT WEIGHTSTREAM_PRECOMPILE)
+    return()
+  elseif(target STREQUAL owner)
+    target_precompile_headers(${target} PRIVATE ${ARGN})
+  else()
+    target_precompile_headers(${target} REUSE_FROM ${owner})
+  endif()
+endfunction()
+
 function(weightstream_layer name)
   cmake_parse_arguments(ARG "" "" "SOURCES;USES;PRIVATE_LIBRARIES;PUBLIC_LIBRARIES" ${ARGN})
   set(root "${CMAKE_BINARY_DIR}/include-roots/${name}")
@@ -31,6 +51,10 @@ function(weightstream_layer name)
     target_link_libraries(weightstream_${name} PUBLIC ${uses} Threads::Threads ${ARG_PUBLIC_LIBRARIES}
                           PRIVATE ${ARG_PRIVATE_LIBRARIES})
     weightstream_compile_options(weightstream_${name})
+    # GCC's optimiser warns of precompiled system headers as of our own.
+    if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+      weightstream_precompile(weightstream_${name} weightstream_base ${WEIGHTSTREAM_COMMON_HEADERS})
+    endif()
   else()
     add_library(weightstream_${name} INTERFACE)
     target_include_directories(weightstream_${name} INTERFACE "${root}")

@@ -20,7 +20,7 @@ done
 
 cmake -S . -B "$build" -G Ninja --log-level=WARNING \
   -DCMAKE_CXX_COMPILER="$clang" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-O1 \
-  -DWEIGHTSTREAM_PYTHON=OFF -DWEIGHTSTREAM_FUZZ=ON \
+  -DWEIGHTSTREAM_PYTHON=OFF -DWEIGHTSTREAM_PRECOMPILE=ON -DWEIGHTSTREAM_FUZZ=ON \
   -DWEIGHTSTREAM_SANITIZE=fuzzer-no-link,address,undefined >"$build/configure.log" 2>&1 || {
   cat "$build/configure.log" >&2
   exit 1
