@@ -92,7 +92,7 @@ class HttpMemory : public testing::HttpReaderTest, public ::testing::WithParamIn
   // As many allocations as for a large object, and most of the time is the sanitizers' and the kernel's for its memory.
   static constexpr std::uint64_t kBytes = 200'000;
   static constexpr std::uint64_t kHalf = kBytes / 2 + 1;
-  static constexpr std::uint64_t kTenth = kBytes / 10;
+  static constexpr std::uint64_t kThirteenth = kBytes / 13 + 1;  // a hedge needs eight that are done before it
 
   HttpMemory() {
     for (const char* path : {"/o", "/elsewhere"}) server_->put(path, testing::pattern_content(kBytes, kSeed));
@@ -162,7 +162,7 @@ class HttpMemory : public testing::HttpReaderTest, public ::testing::WithParamIn
     if (hedges) policy.hedge_seconds = 0.001;
     renewals_ = meets() == Meets::kNewCredentials ? std::make_shared<Renewals>() : nullptr;
     const auto source = small(policy);
-    ScriptedFeed feed(*source, kBytes, hedges ? kTenth : kHalf);
+    ScriptedFeed feed(*source, kBytes, hedges ? kThirteenth : kHalf);
     CountingFeed counting(feed);
     auto reader = make_http_reader(connections(1), connections_, nullptr, log_);
     allocations = 0;
@@ -178,7 +178,7 @@ class HttpMemory : public testing::HttpReaderTest, public ::testing::WithParamIn
 
     connections_.close_idle();
     EXPECT_TRUE(server_->wait_until_idle());
-    EXPECT_TRUE(eventually([&] { return count_descriptors() == descriptors_; })) << count_descriptors();
+    EXPECT_TRUE(eventually([&] { return count_descriptors() <= descriptors_; })) << count_descriptors();
     EXPECT_LE(feed.errors().size(), happened ? feed.size() : 0U);
     for (std::size_t i = 0; i < feed.size(); ++i) {
       const auto& request = feed.request(i);
