@@ -53,7 +53,7 @@ class EngineDeviceFaults : public DeviceStreamTest {
     if (!stream) return std::move(stream).error();
     const auto consumed = consume_on_device(**stream, {.at_a_time = kMiB, .kernel_us = 20});
     (*stream)->close();
-    EXPECT_EQ(slots_->stats().slots_in_use, 0U);
+    EXPECT_TRUE(testing::eventually([&] { return slots_->stats().slots_in_use == 0; }));
     if (consumed.error) return consumed.error;
     EXPECT_TRUE(consumed.ended);
     EXPECT_EQ(consumed.order.size(), checkpoint_.items.size());
