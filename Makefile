@@ -62,7 +62,7 @@ fuzz-minute: $(STAMPS)/tools $(STAMPS)/system-test
 
 .PHONY: pytest
 pytest: $(STAMPS)/package $(STAMPS)/servers ## Run the Python tests against the installed package (PYTEST_ARGS="-k name")
-	@$(STAGE) "pytest" $(BIN)/pytest $(PYTEST_ARGS)
+	@$(STAGE) "pytest" scripts/pytest.sh $(BIN) $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(STAMPS)/package ## Run the benchmarks (BENCH_ARGS="run cold-cpu", "list", "--help")

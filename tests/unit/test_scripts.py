@@ -1,4 +1,7 @@
-"""The scripts behind `make lint`: what they do where clang-format is missing, too old, or not content."""
+"""The scripts behind `make lint` and `make pytest`.
+
+What they do where clang-format is missing, too old, or not content; and where tests fail beside others.
+"""
 
 import shutil
 import subprocess
@@ -78,3 +81,31 @@ def test_what_is_not_formatted_is_an_error(tools: Path, ci: bool) -> None:
     assert done.returncode == 1
     assert "make format does it" in done.stderr
     assert (tools / "arguments").read_text() == "--dry-run --Werror native/base/error.h\n"
+
+
+@pytest.mark.parametrize(
+    ("beside_others", "alone", "status"),
+    [((0, 0), 0, 0), ((1, 2), 0, 0), ((1, 2), 1, 1), ((1, 9), 0, 1), ((1, 0), 0, 1), ((2, 2), 0, 2), ((5, 0), 0, 5)],
+    ids=["pass", "pass alone", "fail alone", "many fail", "nothing to repeat", "interrupted", "no tests"],
+)
+def test_what_fails_beside_others_has_to_pass_by_itself(
+    tmp_path: Path, beside_others: tuple[int, int], alone: int, status: int
+) -> None:
+    first, failed = beside_others
+    program = tmp_path / "pytest"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'printf "%s\\n" "$*" >>{tmp_path}/calls\n'
+        'case "$*" in\n'
+        f"  *-n*) exit {first} ;;\n"
+        f"  *--collect-only*) for i in $(seq {failed}); do echo tests/test_a.py::test_$i; done ;;\n"
+        f"  *) exit {alone} ;;\n"
+        "esac\n"
+    )
+    program.chmod(0o755)
+    script = ROOT / "scripts" / "pytest.sh"
+    done = subprocess.run([script, tmp_path], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == status
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[0] == "-n 3 --dist loadfile"
+    assert (calls[-1] == "--lf --lfnf=none") is (first == 1 and 0 < failed <= 8)
