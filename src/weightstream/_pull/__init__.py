@@ -17,7 +17,7 @@ from ..sources import File, LocalSource, list_files
 from .destination import METADATA, Destination, Lock
 from .transfer import transfer
 
-__all__ = ["Pulled", "pull"]
+__all__ = ["METADATA", "Pulled", "pull", "pull_files"]
 
 _MOST_TOGETHER = 256
 
@@ -97,6 +97,20 @@ def pull(
     )
     source = os.fspath(source)
     files = _select(list_files(source, settings.storage_options), source, include, exclude)
+    return pull_files(files, destination, settings, force=force, called=called)
+
+
+def pull_files(
+    files: Sequence[File],
+    destination: str | os.PathLike[str],
+    settings: _config.Settings,
+    *,
+    force: bool = False,
+    called: float | None = None,
+) -> Pulled:
+    """As `pull`, of files that were listed by `weightstream.sources.list_files`. `called` is when the pull began."""
+    called = time.monotonic() if called is None else called
+    _check_keys({file.key for file in files})
     _check_apart(files, destination)
     with Destination(os.fspath(destination)) as folder, ExitStack() as stack:
         job = _Job(folder, settings, force, stack)
@@ -202,14 +216,17 @@ def _select(
     if not wanted:
         hint = f": {len(files)} are there, but include and exclude leave none" if files else ""
         raise NotFoundError(f"there is no file to pull{hint}", source=_printable(source))
-    keys = {file.key for file in wanted}
+    return wanted
+
+
+def _check_keys(keys: set[str]) -> None:
+    """No file is where another one, or its folder, goes."""
     for key in keys:
         if key.endswith(".part") and key.removesuffix(".part") in keys:
             raise ConfigError(f"{key!r} is where {key.removesuffix('.part')!r} is written; exclude one of them")
         for end in (place for place, char in enumerate(key) if char == "/"):
             if key[:end] in keys:
                 raise ConfigError(f"{key[:end]!r} is a file, and {key!r} lies below it; exclude one of them")
-    return wanted
 
 
 def _check_apart(files: Sequence[File], destination: str | os.PathLike[str]) -> None:

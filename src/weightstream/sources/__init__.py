@@ -25,7 +25,9 @@ __all__ = [
     "Source",
     "Transport",
     "describe",
+    "files_of",
     "list_files",
+    "list_folder",
     "resolve",
 ]
 
@@ -118,6 +120,45 @@ def list_files(location: Location, storage_options: Mapping[str, Any]) -> list[F
                 if files.setdefault(file.key, file) is not file:
                     raise ConfigError(f"two of the locations have a file {file.key!r}; copy them one by one")
     return list(files.values())
+
+
+def files_of(locations: Sequence[str], storage_options: Mapping[str, Any]) -> list[Source]:
+    """The one file or object that each location names, whatever it holds: no folders, no indexes, no globs.
+
+    Raises:
+        ConfigError, NotFoundError, AuthError, ThrottledError, ServerError, TimeoutError: as `resolve`. Local files are
+            not looked at.
+
+    """
+    found: list[Source] = []
+    with _Stores(locations, storage_options) as stores:
+        for part in stores.parts:
+            if _SCHEME.match(part):
+                store, key = stores.of(part)
+                found.append(store.source(store.named(key)))
+            else:
+                found.append(LocalSource(part))
+    return found
+
+
+def list_folder(location: str, storage_options: Mapping[str, Any], *, recursive: bool) -> list[tuple[str, int | None]]:
+    """The files of a folder or prefix, as (location, bytes) in natural order; bytes are None where a listing has none.
+
+    A prefix that nothing lies below is an empty one.
+
+    Raises:
+        NotFoundError, AuthError, StorageError: a local folder that is not there, or may not be read.
+        ConfigError: a storage that lists nothing; and as `resolve`.
+        ThrottledError, ServerError, TimeoutError: as `resolve`.
+
+    """
+    from .store import list_folder as list_keys
+
+    with _Stores(location, storage_options) as stores:
+        (part,) = stores.parts
+        if _SCHEME.match(part):
+            return list_keys(*stores.of(part), recursive=recursive)
+        return local.list_folder(part, recursive=recursive)
 
 
 def describe(location: str, storage_options: Mapping[str, Any]) -> Description | None:

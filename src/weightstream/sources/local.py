@@ -81,6 +81,22 @@ def list_files(path: str) -> list[File]:
     return [_file(one, os.path.relpath(one, base or os.curdir)) for one in sorted(found, key=natural)]
 
 
+def list_folder(path: str, *, recursive: bool) -> list[tuple[str, int | None]]:
+    """The regular files of a directory, as (path, bytes). Links to folders are not followed."""
+    found = []
+    for folder, _, names in os.walk(path, onerror=_fail):
+        for one in (os.path.join(folder, name) for name in names):
+            try:
+                status = os.stat(one)
+            except OSError:  # a dangling link, or somebody removed it
+                continue
+            if stat.S_ISREG(status.st_mode):
+                found.append((one, status.st_size))
+        if not recursive:
+            break
+    return sorted(found, key=lambda one: natural(one[0]))
+
+
 def _file(path: str, key: str) -> File:
     try:
         status = os.stat(path)

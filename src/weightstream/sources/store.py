@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from .._errors import NotFoundError
+from .._errors import ConfigError, NotFoundError
 from . import names
 from .fetch import fetch
 from .index import INDEX_SUFFIX, MAX_INDEX_BYTES, parse_weight_map, read_weight_map
@@ -158,6 +158,20 @@ def list_files(store: Store, key: str) -> list[File]:
         File(key, entry.size, source, entry.etag or entry.version)
         for key, entry, source in zip(keys, entries, sources, strict=True)
     ]
+
+
+def list_folder(store: Store, key: str, *, recursive: bool) -> list[tuple[str, int | None]]:
+    """The objects below a folder, as (location, bytes).
+
+    Raises:
+        ConfigError: the storage lists nothing.
+
+    """
+    if not store.lists:
+        raise ConfigError("this storage has no folders that can be listed; name the files", source=store.name(key))
+    folder = _folder(key)
+    entries = [entry for entry in store.entries(folder, recursive) if not _is_marker(entry, folder)]
+    return [(store.name(entry.key), entry.size) for entry in sorted(entries, key=lambda one: names.natural(one.key))]
 
 
 def _folder(key: str) -> str:

@@ -1,0 +1,5 @@
+"""Ranges of files: see weightstream.runai."""
+
+from weightstream.runai import FileChunks, FileStreamer
+
+__all__ = ["FileChunks", "FileStreamer"]

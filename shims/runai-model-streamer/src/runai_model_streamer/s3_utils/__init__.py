@@ -1,0 +1,1 @@
+"""Credentials, and which storage a path is in: see weightstream.runai."""
