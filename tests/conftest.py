@@ -43,7 +43,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of whoever runs the tests."""
-    for variable in [name for name in os.environ if name.startswith("WEIGHTSTREAM_")]:
+    for variable in [name for name in os.environ if name.startswith(("WEIGHTSTREAM_", "RUNAI_STREAMER_"))]:
         monkeypatch.delenv(variable)
 
 
