@@ -7,7 +7,8 @@
 
 Names, signatures, environment variables (RUNAI_STREAMER_*) and the log line are those of its version 0.17. What is
 different is stronger: tensors are always the caller's, memory limits below the largest tensor work, and errors say
-which file and which range. docs/guides/runai.md has the whole list. Needs torch.
+which file and which range. docs/guides/runai.md has the whole list. Streaming needs torch, which is imported when it
+is first used; listing and copying files do not.
 """
 
 from . import _log

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import torch
-
 from . import _environment
 from ._log import logger
 from .credentials import S3Credentials
 from .file_streamer import FileChunks, FileStreamer
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Self
 
 
@@ -26,7 +25,8 @@ def note_ranks(is_distributed: bool) -> None:
     """
     if not is_distributed or not _environment.may_distribute():
         return
-    distributed = torch.distributed
+    from torch import distributed
+
     if not distributed.is_available() or not distributed.is_initialized():
         return
     ranks = distributed.get_world_size()

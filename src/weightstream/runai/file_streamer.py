@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from .. import _core, _log
 from .._errors import ClosedError, ConfigError, TruncatedError
 from .._raw import raw_stream
@@ -21,6 +19,7 @@ from ._errors import RunaiStreamerInvalidInputException, as_value_errors
 from .credentials import S3Credentials, scheme_of, storage_options
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Self
 
     from .._core import RawStream
@@ -81,6 +80,8 @@ def host_or_device(device: str | torch.device | None) -> str:
         RunaiStreamerInvalidInputException: torch knows no such device.
 
     """
+    import torch
+
     try:
         found = torch.device("cpu" if device is None else device)
     except (RuntimeError, TypeError) as error:
@@ -257,6 +258,8 @@ class _Request:
         self._stack.close()
 
     def _receive(self, stream: RawStream, ranges: list[_Range]) -> Iterator[tuple[int, int, torch.Tensor]]:
+        import torch
+
         while batch := stream.next():
             batch.reverse()
             while batch:  # what was handed out is not held here

@@ -52,7 +52,8 @@ class ObjectStorageModel:
         if not is_remote_path(model_path):
             raise ConfigError(f"model_path={model_path!r} is not a URL of a storage, such as s3://bucket/prefix")
         self.dir = dst.rstrip("/")
-        if os.path.realpath(self.dir or "/") in ("/", os.path.realpath(os.path.expanduser("~"))):
+        home, folder = os.path.realpath(os.path.expanduser("~")), os.path.realpath(self.dir or "/")
+        if os.path.commonpath([home, folder]) == folder:
             raise ConfigError(f"dst={dst!r} is emptied before files are copied to it; name a folder for this alone")
         self._model_path = model_path if model_path.endswith("/") else model_path + "/"
         self._s3_credentials = s3_credentials

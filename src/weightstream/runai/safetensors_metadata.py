@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
-import torch
-
 from .. import Checkpoint, FormatError, TensorInfo
 from .. import open as open_checkpoint
-from ..frameworks.torch_dtypes import tensor_like, torch_dtype
 from ._errors import as_value_errors
 from .credentials import S3Credentials, storage_options
 
 if TYPE_CHECKING:
+    import torch
+
     from .distributed_streamer import DistributedStreamer
     from .file_streamer import FileStreamer
 
@@ -66,6 +65,8 @@ class SafetensorMetadata:
             ConfigError: this torch has none for it.
 
         """
+        from ..frameworks.torch_dtypes import torch_dtype
+
         return torch_dtype(self.dtype)
 
     def get_element_size(self) -> int:
@@ -235,6 +236,8 @@ def create_torch_tensor(buffer: torch.Tensor, tensor_metadata: SafetensorMetadat
         tensor_metadata: what the header says of it.
 
     """
+    from ..frameworks.torch_dtypes import tensor_like
+
     dtype, shape = tensor_like(tensor_metadata.dtype, tuple(tensor_metadata.shape))
     if requires_alignment_copy(buffer, tensor_metadata):
         buffer = buffer.clone()

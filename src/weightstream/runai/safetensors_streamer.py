@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import torch
-
 from .. import Checkpoint, TensorStream
 from .._errors import ClosedError, ConfigError
 from . import _environment, _log
@@ -21,6 +19,7 @@ from .file_streamer import host_or_device
 from .safetensors_metadata import Headers, SafetensorMetadata, opened
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Self
 
 

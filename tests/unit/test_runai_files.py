@@ -1,0 +1,254 @@
+"""weightstream.runai: ranges of files (FileStreamer, FileChunks, DistributedStreamer) and listing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import weightstream as ws
+from checkpoints import Raw, bytes_of, pattern, raw, write_file
+from weightstream.runai import (
+    DistributedStreamer,
+    FileChunks,
+    FileStreamer,
+    SafetensorsStreamer,
+    list_safetensors,
+    prepare_request,
+    pull_files,
+)
+from weightstream.runai.safetensors_metadata import create_torch_tensor, requires_alignment_copy
+
+DATA = pattern(300_000, 1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    path = tmp_path / "data of any kind.bin"
+    path.write_bytes(DATA)
+    return str(path)
+
+
+def read(*requests: FileChunks, **settings: Any) -> dict[tuple[int, int], bytes]:
+    with FileStreamer() as streamer:
+        streamer.stream_files(list(requests), **settings)
+        chunks = list(streamer.get_chunks())
+    assert len({(id, index) for id, index, _ in chunks}) == len(chunks), "a range came twice"
+    assert all(buffer.shape == (1, buffer.numel()) and buffer.dtype == torch.uint8 for *_, buffer in chunks)
+    return {(id, index): bytes_of(buffer) for id, index, buffer in chunks}
+
+
+def expected(*requests: FileChunks) -> dict[tuple[int, int], bytes]:
+    return {
+        (request.id, index): DATA[offset : offset + size]
+        for request in requests
+        for index, (offset, size) in enumerate(zip(request.offsets, request.sizes, strict=True))
+    }
+
+
+@pytest.mark.parametrize("limit", ["-1", "0", "6", "100000"])
+@pytest.mark.parametrize("owned", [True, False])
+def test_ranges_that_follow_each_other(limit: str, owned: bool, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any limit, empty ranges among them; all kept, and looked at afterwards."""
+    monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", limit)
+    request = FileChunks.contiguous(17, path, 1, [10, 0, 9, 10, 200_000, 0, 1])
+    assert request.offsets == [1, 11, 11, 20, 30, 200_030, 200_030]
+    assert (request.total_size(), request.max_chunk_size()) == (200_030, 200_000)
+    assert read(request, owned=owned) == expected(request)
+    assert read(request, memory_limit=1) == expected(request)
+
+
+def test_ranges_in_any_order_with_gaps_and_overlaps(path: str) -> None:
+    requests = [
+        FileChunks(3, path, [5000, 10, 5000, 0, 4999, 10, 299_999], [100, 20, 100, 300_000, 3, 0, 1]),
+        FileChunks(1, path, [50, 40], [7, 30]),
+        FileChunks(2, path, [], []),
+        FileChunks(9, path, [0, 0, 0], [0, 0, 0]),
+    ]
+    assert read(*requests) == expected(*requests)
+    assert read() == {}
+    assert read(requests[2]) == {}
+
+
+def test_every_buffer_is_the_callers(path: str) -> None:
+    request = FileChunks.contiguous(0, path, 0, [1000] * 300)
+    with FileStreamer() as streamer:
+        streamer.stream_files([request], owned=False)
+        kept = {index: buffer for _, index, buffer in streamer.get_chunks()}
+        streamer.stream_files([request])
+        for _, _, buffer in streamer.get_chunks():
+            buffer.fill_(0)
+    os.unlink(path)
+    assert b"".join(bytes_of(kept[index]) for index in range(300)) == DATA
+    assert {buffer.untyped_storage().nbytes() for buffer in kept.values()} == {1000}
+
+
+def test_a_range_that_ends_after_its_file(path: str) -> None:
+    with FileStreamer() as streamer:
+        streamer.stream_files([FileChunks.contiguous(0, path, 299_000, [500, 501])])
+        with pytest.raises(ValueError, match=r"ends before the range does \(bytes 299500 to 300001;") as raised:
+            list(streamer.get_chunks())
+        assert isinstance(raised.value, ws.TruncatedError)
+        streamer.stream_files([FileChunks.contiguous(0, path, 299_000, [500, 500])])  # and it is of use again
+        assert len(list(streamer.get_chunks())) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: FileChunks(0, path, [1, 2], [3]), "2 offsets and 1 sizes"),
+        (lambda path: FileChunks(0, path, [-1], [3]), "negative offset or size"),
+        (lambda path: FileChunks(0, path, [1], [-3]), "negative offset or size"),
+        (lambda path: FileChunks(0, path + "?", [1], [3]), "no such file"),
+        (lambda path: FileChunks(0, os.path.dirname(path), [1], [3]), "director"),
+    ],
+)
+def test_what_cannot_be_read(make: Callable[[str], FileChunks], message: str, path: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        read(make(path))
+    assert isinstance(raised.value, ws.WeightstreamError)
+
+
+def test_a_device_that_torch_does_not_know(path: str) -> None:
+    from weightstream.runai._errors import RunaiStreamerInvalidInputException
+
+    with pytest.raises(RunaiStreamerInvalidInputException, match=r"^device='gpu' is not a device"):
+        read(FileChunks(0, path, [0], [1]), device="gpu")
+    assert read(FileChunks(0, path, [0], [1]), device=None) == {(0, 0): DATA[:1]}
+
+
+def test_the_order_of_calls(path: str, no_leaks: Callable[[], None]) -> None:
+    request = FileChunks.contiguous(0, path, 0, [1000] * 300)
+    streamer = FileStreamer()
+    for call in (lambda: streamer.stream_files([request]), lambda: next(streamer.get_chunks())):
+        with pytest.raises(ValueError, match="the streamer is not open"):
+            call()
+    with streamer:
+        assert list(streamer.get_chunks()) == []
+        streamer.stream_files([request])
+        with pytest.raises(ValueError, match="outstanding"):
+            streamer.stream_files([request])
+        chunks = streamer.get_chunks()
+        next(chunks)
+        with pytest.raises(ValueError, match="outstanding"):
+            streamer.stream_files([request])
+        with FileStreamer() as other:
+            other.stream_files([request])
+            assert len(list(other.get_chunks())) == 300
+        assert len(list(chunks)) == 299
+        streamer.stream_files([request])
+        chunks = streamer.get_chunks()
+        next(chunks)
+        chunks.close()  # type: ignore[attr-defined]
+        streamer.stream_files([request])
+        chunks = streamer.get_chunks()
+        next(chunks)
+    no_leaks()
+
+
+def test_tensors_from_ranges_of_ones_own(all_dtypes: tuple[Path, dict[str, Raw]], tmp_path: Path) -> None:
+    """What programs do that read a checkpoint in windows: headers first, then some tensors at a time."""
+    _, tensors = all_dtypes
+    halves = [dict(list(tensors.items())[i::2]) for i in range(2)]
+    paths = [str(write_file(tmp_path / f"{i}.safetensors", half, misalign=i)) for i, half in enumerate(halves)]
+    found = {}
+    with DistributedStreamer() as streamer:
+        prepared = prepare_request(streamer, paths, None)
+        assert [len(metadata) for _, metadata, _ in prepared] == [len(half) for half in halves]
+        for window in (slice(0, 5), slice(5, None)):
+            requests = []
+            for number, (offset, _, sizes) in enumerate(prepared):
+                begin = offset + sum(sizes[: window.start])
+                requests.append(FileChunks.contiguous(number, paths[number], begin, sizes[window]))
+            streamer.stream_files(requests, None, "cpu", True)
+            for number, index, buffer in streamer.get_chunks():
+                of_tensor = prepared[number][1][window][index]
+                tensor = create_torch_tensor(buffer, of_tensor)
+                assert tensor.numel() == 0 or tensor.data_ptr() % tensor.element_size() == 0
+                found[of_tensor.name] = tensor
+    with SafetensorsStreamer() as reference:
+        reference.stream_files(paths)
+        for name, tensor in reference.get_tensors():
+            assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+            assert bytes_of(found.pop(name)) == bytes_of(tensor) == tensors[name].data
+    assert found == {}
+
+
+def test_memory_is_shared_unless_it_is_not_aligned(tmp_path: Path) -> None:
+    path = str(write_file(tmp_path / "m.safetensors", {"a": raw("F32", (2, 3), 1)}))
+    with FileStreamer() as streamer:
+        ((_, (metadata,), _),) = prepare_request(streamer, [path], None)
+    memory = torch.zeros(64, dtype=torch.uint8)
+    for offset, copied in ((0, False), (1, True), (2, True), (4, False)):
+        buffer = memory[offset : offset + 24]
+        assert requires_alignment_copy(buffer, metadata) == copied
+        assert (create_torch_tensor(buffer, metadata).data_ptr() != buffer.data_ptr()) == copied
+
+
+def test_a_header_that_is_not_valid(path: str) -> None:
+    with DistributedStreamer() as streamer, pytest.raises(ValueError, match="the header length is") as raised:
+        prepare_request(streamer, [path], None)
+    assert isinstance(raised.value, ws.FormatError)
+
+
+def test_one_process_is_not_distributed(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with DistributedStreamer() as streamer:
+        streamer.stream_files([FileChunks.contiguous(0, path, 5, [10])], None, "cpu", is_distributed=True)
+        assert (streamer.is_distributed, streamer.ring_info()) == (False, None)
+        ((_, _, buffer),) = streamer.get_chunks()
+    assert bytes_of(buffer) == DATA[5:15]
+    assert caplog.messages == []
+
+
+def test_the_switch_of_distribution_is_checked(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNAI_STREAMER_DIST", "yes")
+    with DistributedStreamer() as streamer:
+        with pytest.raises(ValueError, match=r"^RUNAI_STREAMER_DIST='yes' is neither 0, 1 nor auto$"):
+            streamer.stream_files([FileChunks(0, path, [0], [1])], None, "cpu", is_distributed=True)
+        streamer.stream_files([FileChunks(0, path, [0], [1])], None, "cpu", is_distributed=False)
+
+
+class TestListing:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for name in ("m-10.safetensors", "m-9.safetensors", "config.json", "sub/m-1.safetensors", "a.safetensors.txt"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"x" * len(name))
+        (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "nothing")
+        (tmp_path / "link.safetensors").symlink_to(tmp_path / "m-9.safetensors")
+        return tmp_path
+
+    def test_safetensors_directly_in_a_folder(self, folder: Path) -> None:
+        expected = [str(folder / f"{name}.safetensors") for name in ("link", "m-9", "m-10")]
+        assert list_safetensors(str(folder)) == expected
+        assert list_safetensors(f"{folder}/") == [
+            path.replace(str(folder), f"{folder}/", 1).replace("//", "/") for path in expected
+        ]
+        assert list_safetensors(str(folder / "missing")) == []
+        assert list_safetensors(str(folder / "config.json")) == []
+
+    def test_files_of_a_folder(self, folder: Path) -> None:
+        def names(**settings: Any) -> set[str]:
+            return {os.path.relpath(path, folder) for path, _ in FileStreamer().list_files(str(folder), **settings)}
+
+        everything = {"m-10.safetensors", "m-9.safetensors", "config.json", "a.safetensors.txt", "link.safetensors"}
+        assert names() == everything | {"sub/m-1.safetensors"}
+        assert names(is_recursive=False) == everything
+        assert names(allow_patterns=["*.json", "*.txt"]) == {"config.json", "a.safetensors.txt"}
+        assert names(ignore_patterns=["*.safetensors"]) == {"config.json", "a.safetensors.txt"}
+        sizes = dict(FileStreamer().list_files(str(folder)))
+        assert sizes[str(folder / "config.json")] == len("config.json")
+
+    def test_a_folder_without_files_and_none(self, tmp_path: Path) -> None:
+        assert FileStreamer().list_files(str(tmp_path)) == []
+        with pytest.raises(ValueError, match="no such file") as raised:
+            FileStreamer().list_files(str(tmp_path / "missing"))
+        assert isinstance(raised.value, ws.NotFoundError)
+
+    def test_a_local_folder_is_not_pulled(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(NotImplementedError, match="is on this machine already"):
+            pull_files(str(folder), str(tmp_path / "to"))
