@@ -185,6 +185,41 @@ def test_other_errors_pass() -> None:
         raise KeyError
 
 
+SIGNATURES = {
+    "list_safetensors": "path, s3_credentials=None",
+    "pull_files": "model_path, dst, allow_pattern=None, ignore_pattern=None, s3_credentials=None",
+    "prepare_request": "fs, paths, s3_credentials",
+    "ObjectStorageModel": "model_path, dst, s3_credentials=None",
+    "ObjectStorageModel.pull_files": "self, allow_pattern=None, ignore_pattern=None",
+    "SafetensorsStreamer": "",
+    "SafetensorsStreamer.stream_file": "self, path, s3_credentials=None, device='cpu', is_distributed=False, "
+    "tensor_names=None, owned=True",
+    "SafetensorsStreamer.stream_files": "self, paths, s3_credentials=None, device='cpu', is_distributed=False, "
+    "tensor_names=None, owned=True",
+    "SafetensorsStreamer.get_tensors": "self",
+    "FileStreamer": "",
+    "FileStreamer.stream_files": "self, file_stream_requests, credentials=None, device='cpu', memory_limit=None, "
+    "owned=True",
+    "FileStreamer.get_chunks": "self",
+    "FileStreamer.list_files": "self, prefix, is_recursive=True, allow_patterns=None, ignore_patterns=None",
+    "FileChunks": "id, path, offsets, sizes",
+    "FileChunks.contiguous": "id, path, offset, sizes",
+    "DistributedStreamer": "",
+    "DistributedStreamer.stream_files": "self, file_stream_requests, credentials, device, is_distributed, owned=True",
+    "S3Credentials": "access_key_id=None, secret_access_key=None, session_token=None, region_name=None, endpoint=None",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_of_the_package_that_it_stands_in_for(name: str) -> None:
+    found: Any = weightstream.runai
+    for part in name.split("."):
+        found = getattr(found, part)
+    parameters = inspect.signature(found).parameters.values()
+    text = ", ".join(one.name if one.default is one.empty else f"{one.name}={one.default!r}" for one in parameters)
+    assert text == SIGNATURES[name]
+
+
 def test_public_names_have_docstrings_and_are_all_there_is() -> None:
     public = {
         name
