@@ -276,10 +276,12 @@ def test_every_module_that_programs_import_from(site: str) -> None:
             assert set(names.split()) <= set(found.__all__), module
             for name in found.__all__:
                 assert name.isupper() or getattr(found, name).__module__.startswith("weightstream.runai"), name
-        print(json.dumps(importlib.metadata.requires("weightstream-runai-model-streamer")))
+        this = importlib.metadata.distribution("weightstream-runai-model-streamer")
+        print(json.dumps([this.requires, this.version]))
     """
-    needs = json.loads(run(program, site, json.dumps(MODULES)))  # and no warning, as only one of them is installed
-    assert [need for need in needs if need.startswith("weightstream")]
+    needs, version = json.loads(run(program, site, json.dumps(MODULES)))  # no warning: only one of them is installed
+    assert needs == ["weightstream[torch]"]
+    assert version == ws.__version__
 
 
 def test_an_engine_that_imports_the_other_name(

@@ -136,56 +136,59 @@ def test_a_concurrency_that_is_none(value: str, tmp_path: Path, monkeypatch: pyt
         stream(path)
 
 
-class TestNames:
-    @pytest.fixture
-    def files(self, tmp_path: Path) -> list[Path]:
-        folder = write_shards(
-            tmp_path / "m",
-            {
-                "1.safetensors": {"a": raw("U8", (10,), 1), "both": raw("U8", (5,), 2)},
-                "2.safetensors": {"b": raw("I16", (3,), 3), "both": raw("U8", (6,), 4)},
-            },
-        )
-        return sorted(folder.iterdir())
-
-    def test_a_name_that_two_files_have_comes_twice(self, files: list[Path]) -> None:
-        with SafetensorsStreamer() as streamer:
-            streamer.stream_files([*map(str, files)])
-            described = {
-                number: [tensor.name for tensor in tensors]
-                for number, tensors in streamer.files_to_tensors_metadata.items()
-            }
-            assert streamer.total_size == 10 + 5 + 6 + 6
-            found = list(streamer.get_tensors())
-        assert described == {0: ["a", "both"], 1: ["b", "both"]}
-        assert Counter(name for name, _ in found) == {"a": 1, "b": 1, "both": 2}
-        assert sorted(tensor.numel() for name, tensor in found if name == "both") == [5, 6]
-
-    def test_a_file_that_is_named_twice_comes_twice(self, files: list[Path]) -> None:
-        assert Counter(name for name, _ in stream(files[0], files[0])) == {"a": 2, "both": 2}
-
-    def test_only_these(self, files: list[Path]) -> None:
-        with SafetensorsStreamer() as streamer:
-            streamer.stream_files([*map(str, files)], tensor_names=["b", "a"])
-            counts = [len(tensors) for tensors in streamer.files_to_tensors_metadata.values()]
-            assert (counts, streamer.total_size) == ([1, 1], 16)
-            assert sorted(name for name, _ in streamer.get_tensors()) == ["a", "b"]
-
-    @pytest.mark.parametrize(
-        ("names", "message"),
-        [
-            ("a", r"^tensor_names='a' is one str; "),
-            ([], r"^tensor_names is empty; "),
-            (["a", "y", "x"], r"^tensor_names has names that no file has: \['x', 'y'\]$"),
-            ({"a", "both"}, r"^tensor_names has names that more than one file has: \['both'\]$"),
-        ],
+@pytest.fixture
+def twins(tmp_path: Path) -> list[Path]:
+    folder = write_shards(
+        tmp_path / "m",
+        {
+            "1.safetensors": {"a": raw("U8", (10,), 1), "both": raw("U8", (5,), 2)},
+            "2.safetensors": {"b": raw("I16", (3,), 3), "both": raw("U8", (6,), 4)},
+        },
     )
-    def test_what_is_refused(self, names: Any, message: str, files: list[Path]) -> None:
-        with SafetensorsStreamer() as streamer:
-            with pytest.raises(ValueError, match=message):
-                streamer.stream_files([*map(str, files)], tensor_names=names)
-            streamer.stream_files([*map(str, files)])  # nothing of it is left
-            assert len(list(streamer.get_tensors())) == 4
+    return sorted(folder.iterdir())
+
+
+def test_a_name_that_two_files_have_comes_twice(twins: list[Path]) -> None:
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([*map(str, twins)])
+        described = {
+            number: [tensor.name for tensor in tensors]
+            for number, tensors in streamer.files_to_tensors_metadata.items()
+        }
+        assert streamer.total_size == 10 + 5 + 6 + 6
+        found = list(streamer.get_tensors())
+    assert described == {0: ["a", "both"], 1: ["b", "both"]}
+    assert Counter(name for name, _ in found) == {"a": 1, "b": 1, "both": 2}
+    assert sorted(tensor.numel() for name, tensor in found if name == "both") == [5, 6]
+
+
+def test_a_file_that_is_named_twice_comes_twice(twins: list[Path]) -> None:
+    assert Counter(name for name, _ in stream(twins[0], twins[0])) == {"a": 2, "both": 2}
+
+
+def test_only_the_tensors_that_are_named(twins: list[Path]) -> None:
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([*map(str, twins)], tensor_names=["b", "a"])
+        counts = [len(tensors) for tensors in streamer.files_to_tensors_metadata.values()]
+        assert (counts, streamer.total_size) == ([1, 1], 16)
+        assert sorted(name for name, _ in streamer.get_tensors()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("a", r"^tensor_names='a' is one str; "),
+        ([], r"^tensor_names is empty; "),
+        (["a", "y", "x"], r"^tensor_names has names that no file has: \['x', 'y'\]$"),
+        ({"a", "both"}, r"^tensor_names has names that more than one file has: \['both'\]$"),
+    ],
+)
+def test_names_that_are_refused(names: Any, message: str, twins: list[Path]) -> None:
+    with SafetensorsStreamer() as streamer:
+        with pytest.raises(ValueError, match=message):
+            streamer.stream_files([*map(str, twins)], tensor_names=names)
+        streamer.stream_files([*map(str, twins)])  # nothing of it is left
+        assert len(list(streamer.get_tensors())) == 4
 
 
 def test_the_metadata_of_each_file(tmp_path: Path) -> None:
@@ -262,63 +265,67 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     assert isinstance(raised.value, ws.DeviceError)
 
 
-class TestOrderOfCalls:
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> str:
-        return str(write_file(tmp_path / "m.safetensors", blocks(40, 500_000)))
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(write_file(tmp_path / "m.safetensors", blocks(40, 500_000)))
 
-    def test_only_inside_of_with(self, path: str) -> None:
-        streamer = SafetensorsStreamer()
-        with pytest.raises(ValueError, match=CLOSED):
-            streamer.stream_file(path)
-        with streamer:
-            streamer.stream_file(path)
-            tensors = streamer.get_tensors()
-            next(tensors)
-        with pytest.raises(ValueError, match="closed"):
-            next(tensors)
-        with pytest.raises(ValueError, match=CLOSED):
-            next(streamer.get_tensors())
-        with streamer:  # once more
-            assert list(streamer.get_tensors()) == []
+
+def test_it_works_inside_of_with_only(path: str) -> None:
+    streamer = SafetensorsStreamer()
+    with pytest.raises(ValueError, match=CLOSED):
+        streamer.stream_file(path)
+    with streamer:
+        streamer.stream_file(path)
+        tensors = streamer.get_tensors()
+        next(tensors)
+    with pytest.raises(ValueError, match="closed"):
+        next(tensors)
+    with pytest.raises(ValueError, match=CLOSED):
+        next(streamer.get_tensors())
+    with streamer:  # once more
+        assert list(streamer.get_tensors()) == []
+        streamer.stream_file(path)
+        assert len(list(streamer.get_tensors())) == 40
+
+
+def test_one_load_after_the_other(path: str) -> None:
+    with SafetensorsStreamer() as streamer:
+        for _ in range(3):
             streamer.stream_file(path)
             assert len(list(streamer.get_tensors())) == 40
+            assert list(streamer.get_tensors()) == []
 
-    def test_file_after_file(self, path: str) -> None:
-        with SafetensorsStreamer() as streamer:
-            for _ in range(3):
-                streamer.stream_file(path)
-                assert len(list(streamer.get_tensors())) == 40
-                assert list(streamer.get_tensors()) == []
 
-    def test_not_before_the_last_is_taken(self, path: str) -> None:
-        with SafetensorsStreamer() as streamer:
+def test_no_load_before_the_last_one_is_taken(path: str) -> None:
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(path)
+        with pytest.raises(ValueError, match=OUTSTANDING):
             streamer.stream_file(path)
-            with pytest.raises(ValueError, match=OUTSTANDING):
-                streamer.stream_file(path)
-            tensors = streamer.get_tensors()
-            next(tensors)
-            with pytest.raises(ValueError, match=OUTSTANDING):
-                streamer.stream_file(path)
-            assert len(list(tensors)) == 39, "the refused calls took something away"
+        tensors = streamer.get_tensors()
+        next(tensors)
+        with pytest.raises(ValueError, match=OUTSTANDING):
+            streamer.stream_file(path)
+        assert len(list(tensors)) == 39, "the refused calls took something away"
 
-    def test_what_is_given_up_ends(self, path: str, no_leaks: Callable[[], None]) -> None:
-        with SafetensorsStreamer() as streamer:
-            streamer.stream_file(path)
-            tensors = streamer.get_tensors()
-            next(tensors)
-            tensors.close()  # type: ignore[attr-defined]
-            no_leaks()
-            streamer.stream_file(path)
-            for _ in streamer.get_tensors():
-                break
+
+def test_a_load_that_is_given_up_ends(path: str, no_leaks: Callable[[], None]) -> None:
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(path)
+        tensors = streamer.get_tensors()
+        next(tensors)
+        tensors.close()  # type: ignore[attr-defined]
         no_leaks()
+        streamer.stream_file(path)
+        for _ in streamer.get_tensors():
+            break
+    no_leaks()
 
-    def test_an_error_of_the_consumer_passes(self, path: str, no_leaks: Callable[[], None]) -> None:
-        with pytest.raises(ZeroDivisionError), SafetensorsStreamer() as streamer:  # noqa: PT012
-            streamer.stream_file(path)
-            for _ in streamer.get_tensors():
-                raise ZeroDivisionError
+
+def test_an_error_of_the_consumer_passes(path: str, no_leaks: Callable[[], None]) -> None:
+    with pytest.raises(ZeroDivisionError), SafetensorsStreamer() as streamer:  # noqa: PT012
+        streamer.stream_file(path)
+        for _ in streamer.get_tensors():
+            raise ZeroDivisionError
 
 
 def test_the_line_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -336,3 +343,18 @@ def test_the_line_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     )
     assert re.fullmatch(pattern, line)
     assert {record.name for record in caplog.records} == {"runai_model_streamer"}
+
+
+def test_the_examples_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand, but for the GPU."""
+    shards = {f"model-{i}.safetensors": blocks(3, 100 * i, 10 * i) for i in (1, 2)}
+    shards["model-2.safetensors"] = {f"second.{name}": tensor for name, tensor in shards["model-2.safetensors"].items()}
+    monkeypatch.chdir(write_shards(tmp_path / "m", {**shards, "model.safetensors": shards["model-1.safetensors"]}))
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "runai.md"
+    examples = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
+    assert len(examples) == 2
+    found: dict[str, Any] = {}
+    for example in examples:
+        exec(example.replace("cuda:0", "cpu"), found)
+    assert_same(found["weights"], {**shards["model-1.safetensors"], **shards["model-2.safetensors"]})
+    assert found["buffer"].shape == (1, 100)
