@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -16,6 +17,7 @@ import torch
 
 import weightstream as ws
 from checkpoints import Raw, assert_same, pattern, raw, write_shards
+from fake_gpu import fake_gpu
 from processes import command, environment, run
 from servers.s3 import READER, REGION, STRANGER, S3Server
 from weightstream.runai import (
@@ -200,6 +202,22 @@ def test_processes_that_want_the_same_model(s3: S3Server, files: dict[str, bytes
     assert sorted(map(int, skipped)) == [0, 1, 1]
     wanted = {key: data for key, data in files.items() if not key.endswith(".safetensors")}
     assert contents(dst) == {**wanted, ObjectStorageModel.SENTINEL_NAME: b""}
+
+
+@pytest.mark.parametrize("limit", [None, "-1", "0", "100"])
+def test_to_a_device(limit: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors are copied to it while the next are read, at any limit; the driver is the tests' own."""
+    if limit is not None:
+        monkeypatch.setenv("RUNAI_STREAMER_MEMORY_LIMIT", limit)
+    folder = write_shards(tmp_path / "model", SHARDS)
+    with fake_gpu(monkeypatch) as gpu:
+        with SafetensorsStreamer() as streamer:
+            streamer.stream_files(list_safetensors(str(folder)))
+            kept = dict(streamer.get_tensors())
+        assert_same(kept, TENSORS)
+        assert gpu.counts().copied_bytes >= sum(len(tensor.data) for tensor in TENSORS.values())
+        del kept
+        gc.collect()
 
 
 def test_each_rank_of_a_group_gets_everything(tmp_path: Path) -> None:

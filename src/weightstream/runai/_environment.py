@@ -12,14 +12,16 @@ DISTRIBUTED = "RUNAI_STREAMER_DIST"
 
 _UNLIMITED = -1
 _MOST_BYTES = 2**63 - 1  # more than there is
-_LEAST_BYTES = 1  # what the oldest tensor needs is granted whatever the limit is
+LEAST_BYTES = 1  # what the oldest tensor needs is granted whatever the limit is
+LEAST_PINNED_BYTES = 16 << 20  # a read on its way to a GPU takes a slot of pinned memory: one is filled, one is copied
 _MOST_READS = 1024
 
 
-def memory_limit(given: int | None = None) -> int | None:
+def memory_limit(given: int | None = None, least: int = LEAST_BYTES) -> int | None:
     """Bytes, as `weightstream.stream` takes them, of `given` or of the environment; None for its default.
 
-    Of the values of Run:ai -1 is no limit, 0 as little as possible (one tensor at a time), and others are bytes.
+    Of the values of Run:ai -1 is no limit, 0 as little as possible (one tensor at a time), and others are bytes, which
+    count as `least` where they are fewer.
 
     Raises:
         ConfigError: not such a number.
@@ -31,7 +33,7 @@ def memory_limit(given: int | None = None) -> int | None:
     if limit < _UNLIMITED:
         what = MEMORY_LIMIT if given is None else "memory_limit"
         raise ConfigError(f"{what}={limit} is neither bytes, nor 0 for the least, nor -1 for no limit")
-    return _MOST_BYTES if limit == _UNLIMITED else min(max(limit, _LEAST_BYTES), _MOST_BYTES)
+    return _MOST_BYTES if limit == _UNLIMITED else min(max(limit, least), _MOST_BYTES)
 
 
 def concurrency() -> int | None:

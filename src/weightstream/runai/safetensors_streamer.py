@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from .. import Checkpoint, TensorStream
+from .. import Checkpoint, TensorStream, frameworks
 from .._errors import ClosedError, ConfigError
 from . import _environment, _log
 from ._errors import as_value_errors
@@ -155,7 +155,10 @@ class _Load:
     ) -> None:
         self._device = device
         self._names = names
-        self._limits = {"memory_limit": _environment.memory_limit(), "concurrency": _environment.concurrency()}
+        self._limits = {
+            "memory_limit": _environment.memory_limit(least=_least_limit(device)),
+            "concurrency": _environment.concurrency(),
+        }
         self._stack = ExitStack()
         try:
             self.checkpoints = self._stack.enter_context(opened(paths, credentials))
@@ -182,6 +185,12 @@ class _Load:
         return self._stack.enter_context(
             checkpoint.stream(device=self._device, framework="pt", names=names, **self._limits)
         )
+
+
+def _least_limit(device: str) -> int:
+    """The least memory limit, in bytes, that a stream to the device can have."""
+    on_gpu = frameworks.get("pt", device).target(0) is not None
+    return _environment.LEAST_PINNED_BYTES if on_gpu else _environment.LEAST_BYTES
 
 
 def _names(given: Collection[str] | None) -> frozenset[str] | None:
