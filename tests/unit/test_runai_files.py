@@ -217,6 +217,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("m-10.safetensors", "m-9.safetensors", "config.json", "sub/m-1.safetensors", "a.safetensors.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x" * len(name))
+    (tmp_path / ".hidden.safetensors").write_bytes(b"")
     (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "nothing")
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "m-9.safetensors")
     return tmp_path
@@ -236,7 +237,14 @@ def test_files_of_a_folder(folder: Path) -> None:
     def names(**settings: Any) -> set[str]:
         return {os.path.relpath(path, folder) for path, _ in FileStreamer().list_files(str(folder), **settings)}
 
-    everything = {"m-10.safetensors", "m-9.safetensors", "config.json", "a.safetensors.txt", "link.safetensors"}
+    everything = {
+        "m-10.safetensors",
+        "m-9.safetensors",
+        "config.json",
+        "a.safetensors.txt",
+        "link.safetensors",
+        ".hidden.safetensors",
+    }
     assert names() == everything | {"sub/m-1.safetensors"}
     assert names(is_recursive=False) == everything
     assert names(allow_patterns=["*.json", "*.txt"]) == {"config.json", "a.safetensors.txt"}

@@ -16,7 +16,7 @@ from ..sources import files_of, list_folder
 from ..sources.renewal import Renewer
 from . import _environment
 from ._errors import RunaiStreamerInvalidInputException, as_value_errors
-from .credentials import S3Credentials, scheme_of, storage_options
+from .credentials import S3Credentials, storage_options
 
 if TYPE_CHECKING:
     import torch
@@ -179,8 +179,8 @@ class FileStreamer:
         Args:
             prefix: a local folder, or a URL.
             is_recursive: also those of the folders in it.
-            allow_patterns: globs of paths: only files that match one. "*" matches "/" too.
-            ignore_patterns: globs of paths: not those that match one.
+            allow_patterns: globs of whole paths, or URLs: only files that match one. "*" matches "/" too.
+            ignore_patterns: globs of whole paths, or URLs: not those that match one.
 
         Raises:
             ValueError: it cannot be listed; it is also an error of `weightstream`.
@@ -198,15 +198,11 @@ class FileStreamer:
             running.close()
 
 
-def selected(path: str, allow: Sequence[str] | None, ignore: Sequence[str] | None) -> bool:
-    """Whether a path matches one of `allow` (None: any does) and none of `ignore`.
-
-    Patterns are matched with a local path as it is, and with the key of a URL: without scheme and bucket.
-    """
-    key = path if scheme_of(path) is None else path.partition("://")[2].partition("/")[2]
+def selected(text: str, allow: Sequence[str] | None, ignore: Sequence[str] | None) -> bool:
+    """Whether a path or key matches one of the globs of `allow` (None: any does) and none of `ignore`."""
 
     def matches(patterns: Sequence[str]) -> bool:
-        return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+        return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
 
     return (allow is None or matches(allow)) and not matches(ignore or ())
 

@@ -31,11 +31,13 @@ def list_safetensors(path: str, s3_credentials: S3Credentials | None = None) -> 
         ['s3://models/llama/model-1.safetensors', 's3://models/llama/model-2.safetensors']
 
     """
-    if not is_remote_path(path) and not os.path.isdir(path.removeprefix("file://")):
+    remote = is_remote_path(path)
+    if not remote and not os.path.isdir(path.removeprefix("file://")):
         return []
+    hidden = None if remote else [".*"]  # as of a shell's globs
     with as_value_errors():
         found = list_folder(path, storage_options([path], s3_credentials), recursive=False)
-    return [file for file, _ in found if selected(file, [SAFETENSORS_PATTERN], None)]
+    return [file for file, _ in found if selected(os.path.basename(file), [SAFETENSORS_PATTERN], hidden)]
 
 
 def pull_files(
@@ -69,6 +71,7 @@ def pull_files(
         raise NotImplementedError(f"{model_path!r} is on this machine already: pull_files copies from a URL")
     if not model_path.endswith("/"):
         model_path += "/"
+    prefix = model_path.partition("://")[2].partition("/")[2]
     with as_value_errors():
         settings = _config.resolve(
             memory_limit=_environment.memory_limit(),
@@ -78,7 +81,7 @@ def pull_files(
         files = [
             file
             for file in list_files(model_path, settings.storage_options)
-            if file.key.partition("/")[0] != METADATA and selected(model_path + file.key, allow_pattern, ignore_pattern)
+            if file.key.partition("/")[0] != METADATA and selected(prefix + file.key, allow_pattern, ignore_pattern)
         ]
         if files:
             pull(files, dst, settings)
