@@ -228,6 +228,15 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert raised.value.source == str(tmp_path / "missing.safetensors")
 
 
+def test_paths_that_are_one_path(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "m.safetensors", blocks(2, 10))
+    with SafetensorsStreamer() as streamer:
+        with pytest.raises(ValueError, match=r"^paths='.*' is one str; "):
+            streamer.stream_files(str(path))
+        streamer.stream_files([path])  # type: ignore[list-item]
+        assert len(list(streamer.get_tensors())) == 2
+
+
 def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT, "0")
     path = write_file(tmp_path / "m.safetensors", blocks(40, 500_000))

@@ -264,6 +264,7 @@ class _Request:
                 buffer = torch.frombuffer(data, dtype=torch.uint8) if len(data) else torch.empty(0, dtype=torch.uint8)
                 del data
                 yield self._files[asked.file].id, asked.number, buffer.view(1, -1).to(self._device)
+                del buffer
 
     def _start(self, ranges: list[_Range]) -> AbstractContextManager[RawStream]:
         wanted = [(one.file, one.begin, one.end) for one in ranges]

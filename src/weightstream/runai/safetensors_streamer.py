@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -108,6 +109,9 @@ class SafetensorsStreamer:
             raise ConfigError(
                 "tensors of the last call are outstanding; take all of get_tensors() first, or close() it"
             )
+        if isinstance(paths, str):
+            raise ConfigError(f"paths={paths!r} is one str; give a list of paths, or call stream_file")
+        paths = [os.fspath(path) for path in paths]
         names = _names(tensor_names)
         self.files_to_tensors_metadata = {}
         self.total_size = 0
