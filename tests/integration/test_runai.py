@@ -225,6 +225,7 @@ def test_to_a_device(limit: str | None, tmp_path: Path, monkeypatch: pytest.Monk
         gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_each_rank_of_a_group_gets_everything(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "model", SHARDS)
 

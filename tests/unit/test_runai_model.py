@@ -151,6 +151,7 @@ def in_processes(count: int, work: Callable[[int], None]) -> list[int]:
     return [process.exitcode if process.exitcode is not None else -1 for process in processes]
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_one_of_several_processes_copies(dst: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     log = tmp_path / "log"
 
@@ -172,6 +173,7 @@ def test_one_of_several_processes_copies(dst: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(os.listdir(dst)) == [SENTINEL, "config.json"]
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_does_not_take_the_lock_from_its_parent(dst: Path, pulls: list[Any]) -> None:
     model = ObjectStorageModel(URL, str(dst))
 
