@@ -2,7 +2,7 @@
 # Builds and runs the core's C++ tests under sanitizers:
 #   scripts/native-test.sh asan|tsan [--configure-only]
 #
-# -O1 compiles about twice as fast as -O2 and keeps stack traces readable; assertions are on.
+# -O1 compiles about twice as fast as -O2 and keeps stack traces readable, for which -g1 is enough; assertions are on.
 set -euo pipefail
 
 case ${1-} in
@@ -20,7 +20,7 @@ mkdir -p build/native
 PATH="$PWD/.venv/bin:$PATH"
 
 cmake -S . -B "$build" -G Ninja --log-level=WARNING \
-  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-O1 \
+  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-O1 -DCMAKE_CXX_FLAGS_DEBUG=-g1 \
   -DWEIGHTSTREAM_PYTHON=OFF -DWEIGHTSTREAM_TESTS=ON -DWEIGHTSTREAM_PRECOMPILE=ON -DWEIGHTSTREAM_WERROR=ON \
   -DWEIGHTSTREAM_SANITIZE="$sanitizers" >"$build.log" 2>&1 || {
   cat "$build.log" >&2
