@@ -1,0 +1,87 @@
+"""The bytes that all handles of a process have read ahead, under one limit; and the end of what nobody uses."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from typing import Protocol
+
+_IDLE_SECONDS = 30.0
+
+
+class _Idle(Protocol):
+    def stop_if_idle(self, now: float) -> bool:
+        """Stops if nobody asked for long; returns whether it has stopped, for whatever reason."""
+
+
+class Allowance:
+    """Bytes that were read ahead, or are about to be, and were not asked for yet. Thread-safe, and safe in finalizers.
+
+    Attributes:
+        used: bytes now.
+        peak: the most bytes at any time.
+        idle_seconds: after so long without a request, what was read ahead for a handle is given back.
+
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a finalizer may run in the thread that holds it
+        self.used = 0
+        self.peak = 0
+        self.idle_seconds = _IDLE_SECONDS
+        self._watched: weakref.WeakSet[_Idle] = weakref.WeakSet()
+        self._watching = False
+
+    def take(self, nbytes: int, limit: int) -> bool:
+        """Takes `nbytes` if all that was taken stays within `limit`."""
+        with self._lock:
+            if self.used + nbytes > limit:
+                return False
+            self.used += nbytes
+            self.peak = max(self.peak, self.used)
+            return True
+
+    def give_back(self, nbytes: int) -> None:
+        """Gives back what was taken."""
+        with self._lock:
+            self.used -= nbytes
+
+    def watch(self, ahead: _Idle) -> None:
+        """Stops `ahead` when nobody asks it for long."""
+        with self._lock:
+            self._watched.add(ahead)
+            if not self._watching:
+                self._watching = True
+                threading.Thread(target=self._watch, name="weightstream-idle", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(self.idle_seconds / 4)
+            now = time.monotonic()
+            self._stop_idle(now)
+            with self._lock:
+                if not self._watched:
+                    self._watching = False
+                    return
+
+    def _stop_idle(self, now: float) -> None:
+        with self._lock:
+            watched = list(self._watched)
+        for ahead in watched:
+            if ahead.stop_if_idle(now):
+                with self._lock:
+                    self._watched.discard(ahead)
+
+
+# Of the process: many handles are open at a time, one for each file of a checkpoint.
+allowance = Allowance()
+
+
+def _after_fork() -> None:
+    # In a child the thread does not exist, the lock may be taken for ever, and nothing has been read ahead.
+    allowance.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_after_fork)

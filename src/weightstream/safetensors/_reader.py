@@ -1,0 +1,273 @@
+"""How a handle comes by its tensors: out of a mapping, read ahead, or read on their own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+
+from .. import frameworks
+from .._checkpoint import Checkpoint, open_checkpoint
+from .._errors import WeightstreamError
+from .._stream import TensorStream
+from .._tensors import TensorInfo, plan_part
+from ..sources import Location
+from ._errors import reraise, unknown
+from ._mapping import LocalFile, Make
+from ._readahead import ReadAhead
+from ._slices import check_numpy, elements_of, takes_all
+from ._window import MISSING
+
+
+@dataclass(frozen=True)
+class ReadStats:
+    """How the tensors of a handle came so far.
+
+    Attributes:
+        mapped: tensors and parts that lie in a mapping of a file, or were copied out of one.
+        read_ahead: tensors that were being read before they were asked for.
+        read: tensors and parts that were read on their own, when they were asked for.
+        bytes_read: bytes that storage delivered for the latter two, headers not counted.
+
+    """
+
+    mapped: int
+    read_ahead: int
+    read: int
+    bytes_read: int
+
+
+class Reader:
+    """The tensors of one location. Shared by a handle and its slices, which may outlive it. Thread-safe.
+
+    After a fork, a child opens the location anew when it needs it.
+    """
+
+    def __init__(self, location: Location, framework: Literal["pt", "numpy"], device: str | int, backend: str) -> None:
+        self._location = location
+        self._name = framework
+        self._device = device
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._mapped = self._read = self._bytes_read = 0
+        self._open()
+        _readers.add(self)
+
+    def _open(self) -> None:
+        opened_at = time.time_ns()
+        try:
+            # "pread" is a wish for memory of one's own, not for an engine: any reader brings that.
+            self._checkpoint = open_checkpoint(
+                self._location,
+                framework=self._name,
+                device=self._device,
+                backend="auto" if self._backend == "pread" else None,
+            )
+        except WeightstreamError as error:
+            reraise(error, "Error while deserializing header: ")
+        self._process = os.getpid()
+        self._framework: frameworks.Framework | None = None
+        self._make: Make | None = None
+        self._ahead: ReadAhead | None = None
+        self._files: dict[str, LocalFile] = {}
+        if self._backend != "pread" and self._checkpoint._settings.backend in ("auto", "mmap"):
+            for path in self._checkpoint.paths:
+                file = None if "://" in path else LocalFile.found(path, opened_at)
+                if file is not None:
+                    self._files[path] = file
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The opened headers."""
+        if self._process != os.getpid():
+            self._open()
+        return self._checkpoint
+
+    def info(self, name: str) -> TensorInfo:
+        """What the header says of a tensor.
+
+        Raises:
+            SafetensorError: no source has it.
+
+        """
+        try:
+            return self.checkpoint[name]
+        except KeyError:
+            raise unknown(name) from None
+
+    def tensor(self, name: str, *, sliced: bool = False) -> Any:
+        """A whole tensor. `sliced`: it is asked for through a slice."""
+        info = self.info(name)
+        self._check_dtype(info)
+        try:
+            file = self._mapped_file(info)
+            if file is not None:
+                self._mapped += 1
+                return file.tensor(self._maker(), info)
+            tensor = self._read_ahead().take(name, sliced=sliced)
+            return self._read_alone(name) if tensor is MISSING else tensor
+        except WeightstreamError as error:
+            reraise(error)
+
+    def part(self, info: TensorInfo, index: Any) -> Any:
+        """A part of a tensor."""
+        if self._name == "numpy":
+            index = check_numpy(index, info.shape)
+        if takes_all(index, len(info.shape)):
+            return self.tensor(info.name, sliced=True)
+        self._check_dtype(info)
+        try:
+            return self._part(info, index)
+        except WeightstreamError as error:
+            reraise(error)
+
+    def tensors(self) -> dict[str, Any]:
+        """All tensors, in file order."""
+        checkpoint = self.checkpoint
+        infos = list(checkpoint.values())
+        for info in infos:
+            self._check_dtype(info)
+        try:
+            if all(self._mapped_file(info) is not None for info in infos):
+                return {info.name: self.tensor(info.name) for info in infos}
+            with checkpoint.stream(names=_every, order="arrival", progress=False, memory_limit=_NO_LIMIT) as stream:
+                arrived = dict(stream)
+                self._count(stream, len(arrived))
+        except WeightstreamError as error:
+            reraise(error)
+        return {info.name: arrived[info.name] for info in infos}
+
+    def release(self) -> None:
+        """Stops what is read ahead, and closes files. Slices go on working."""
+        if self._process != os.getpid():
+            return
+        if self._ahead is not None:
+            self._ahead.stop()
+        self._checkpoint._park()
+
+    def stats(self) -> ReadStats:
+        """What was done so far."""
+        ahead, bytes_read = (0, 0) if self._ahead is None else self._ahead.counts()
+        return ReadStats(self._mapped, ahead, self._read, self._bytes_read + bytes_read)
+
+    def _part(self, info: TensorInfo, index: Any) -> Any:
+        plan = plan_part(info, index)
+        if plan is None or plan.end - plan.begin == info.nbytes:
+            strips = self._strips(info, index)
+            return self._index(self.tensor(info.name, sliced=True), index) if strips is None else strips
+        file = self._mapped_file(info)
+        if file is not None:
+            self._mapped += 1
+            part = file.part(self._maker(), info, plan.shape, plan.begin, plan.end)
+            return self._own_framework().index(part, plan.index)
+        with self._lock:
+            self._read += 1
+            self._bytes_read += plan.end - plan.begin
+        return self.checkpoint.get_slice(info.name)[index]
+
+    def _strips(self, info: TensorInfo, index: Any) -> Any:
+        """A part that lies in strips all over the tensor, copied out of a mapping.
+
+        That touches only the pages that it needs, and processes that take one part each share them: no file is read
+        several times. None where the part is most of the tensor, or the file is not local.
+        """
+        file = self._files.get(info.source)
+        elements = elements_of(index, info.shape)
+        everything = elements_of((), info.shape)
+        if file is None or elements is None or everything is None or elements * 2 > everything or elements == 0:
+            return None
+        self._mapped += 1
+        return self._to_device(self._own_framework().index(file.tensor(self._maker(), info), index))
+
+    def _index(self, tensor: Any, index: Any) -> Any:
+        return self._own_framework().index(tensor, index)
+
+    def _to_device(self, tensor: Any) -> Any:
+        return tensor if self._device == "cpu" else tensor.to(self._device)
+
+    def _mapped_file(self, info: TensorInfo) -> LocalFile | None:
+        """The file to map for a tensor; None where it is to be read."""
+        if self._device != "cpu":
+            return None
+        file = self._files.get(info.source)
+        if file is None or not (self._checkpoint._settings.backend == "mmap" or file.mostly_cached()):
+            return None
+        return file
+
+    def _maker(self) -> Make:
+        if self._make is None:
+            module = import_module(f"weightstream.frameworks.{_MAKERS[self._name]}")
+            self._make = module.of_buffer
+        return self._make
+
+    def _own_framework(self) -> frameworks.Framework:
+        if self._framework is None:
+            self._framework = frameworks.get(self._name, self._device)
+        return self._framework
+
+    def _read_ahead(self) -> ReadAhead:
+        checkpoint = self.checkpoint
+        with self._lock:
+            if self._ahead is None:
+                sizes = {info.name: info.nbytes for info in checkpoint.values()}
+                limit = checkpoint._settings.memory_limit or _default_limit()
+                self._ahead = ReadAhead(list(sizes), sizes, _starter(checkpoint, limit), limit)
+            return self._ahead
+
+    def _read_alone(self, name: str) -> Any:
+        with self.checkpoint.stream(names=[name], order="arrival", progress=False) as stream:
+            tensor = next(stream)[1]
+            self._count(stream, 1)
+        return tensor
+
+    def _count(self, stream: TensorStream, tensors: int) -> None:
+        with self._lock:
+            self._read += tensors
+            self._bytes_read += stream.stats.bytes_read
+
+    def _check_dtype(self, info: TensorInfo) -> None:
+        """What the safetensors package has no tensors of, neither has this."""
+        if info.dtype.startswith("F6_"):
+            raise SafetensorError(f"Dtype not understood: {info.dtype}")
+        if info.dtype == "F4" and self._name == "pt" and (not info.shape or info.shape[-1] % 2):
+            raise SafetensorError(
+                f"f4_x2 dtype requires that the last dim be divisible by 2 in torch: got {list(info.shape)}"
+            )
+
+
+_readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+_MAKERS = {"pt": "torch_dtypes", "numpy": "numpy"}
+_NO_LIMIT = 2**62
+
+
+def _every(_name: str) -> bool:
+    return True
+
+
+def _starter(checkpoint: Checkpoint, limit: int) -> Callable[[list[str]], TensorStream]:
+    def start(names: list[str]) -> TensorStream:
+        return checkpoint.stream(names=names, order="arrival", progress=False, memory_limit=limit)
+
+    return start
+
+
+def _default_limit() -> int:
+    from .._doctor import machine
+
+    limit: int = machine.memory().details["default_memory_limit"]
+    return limit
+
+
+def _after_fork() -> None:
+    for reader in list(_readers):
+        reader._lock = threading.Lock()  # another thread may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
