@@ -3,6 +3,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
@@ -16,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -327,16 +329,32 @@ class PyStream {
   std::uint64_t taken_ = 0;  // items of some bytes, on a device
 };
 
+// Bytes [begin, end) of a tensor, by its index, and the shape that they have.
+using Part = std::tuple<std::uint32_t, std::uint64_t, std::uint64_t, std::vector<std::int64_t>>;
+
 struct Selection {
   std::vector<Wanted> wanted;
   std::vector<PlanItem> items;
 
   void add(const Checkpoint& checkpoint, std::uint32_t index) {
-    const TensorRef ref = checkpoint.tensors().at(index);
     wanted.push_back({index, {}, true});
+    items.push_back(whole(checkpoint, index));
+  }
+
+  void add(const Checkpoint& checkpoint, Part part) {
+    auto& [index, begin, end, shape] = part;
+    PlanItem item = whole(checkpoint, index);
+    if (begin > end || end > item.range.size()) throw nb::value_error("the part lies outside of the tensor");
+    item.range = {item.range.begin + begin, item.range.begin + end};
+    wanted.push_back({index, std::move(shape), false});
+    items.push_back(item);
+  }
+
+ private:
+  static PlanItem whole(const Checkpoint& checkpoint, std::uint32_t index) {
+    const TensorRef ref = checkpoint.tensors().at(index);
     const Header& header = checkpoint.header(ref);
-    const std::uint32_t alignment = std::max(info(header.dtype(ref.entry)).bits / 8U, 1U);
-    items.push_back({ref.source, header.range(ref.entry), alignment});
+    return {ref.source, header.range(ref.entry), std::max(info(header.dtype(ref.entry)).bits / 8U, 1U)};
   }
 };
 
@@ -380,16 +398,19 @@ std::unique_ptr<PyStream> start_tensors(std::shared_ptr<Checkpoint> checkpoint,
                device, trace);
 }
 
-std::unique_ptr<PyStream> start_part(std::shared_ptr<Checkpoint> checkpoint, std::uint32_t index, std::uint64_t begin,
-                                     std::uint64_t end, std::vector<std::int64_t> shape, std::uint64_t memory_limit,
-                                     std::uint32_t concurrency, const std::string& backend, double called) {
-  const TensorRef ref = checkpoint->tensors().at(index);
-  const ByteRange whole = checkpoint->header(ref).range(ref.entry);
-  if (begin > end || end > whole.size()) throw nb::value_error("the part lies outside of the tensor");
+std::unique_ptr<PyStream> start_parts(std::shared_ptr<Checkpoint> checkpoint, std::vector<Part> parts, bool file_order,
+                                      std::uint64_t memory_limit, std::uint32_t concurrency, const std::string& backend,
+                                      double called, const std::optional<PyDevice>& device) {
+  std::sort(parts.begin(), parts.end());
   Selection selection;
-  selection.wanted.push_back({index, std::move(shape), false});
-  selection.items.push_back({ref.source, {whole.begin + begin, whole.begin + end}});
-  return start(std::move(checkpoint), std::move(selection), false, memory_limit, concurrency, backend, called);
+  for (auto& part : parts) {
+    const bool again = !selection.wanted.empty() && selection.wanted.back().tensor == std::get<0>(part);
+    selection.add(*checkpoint, std::move(part));
+    const auto& items = selection.items;
+    if (again && items.back().range.begin < items[items.size() - 2].range.end) throw nb::value_error("parts overlap");
+  }
+  return start(std::move(checkpoint), std::move(selection), file_order, memory_limit, concurrency, backend, called,
+               device);
 }
 
 }  // namespace
@@ -415,9 +436,9 @@ void bind_stream(nb::module_& module) {
       .def_static("start", &start_tensors, nb::arg("checkpoint"), nb::arg("tensors").none(), nb::kw_only(),
                   nb::arg("file_order"), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
                   nb::arg("called"), nb::arg("device").none() = nb::none(), nb::arg("trace") = false)
-      .def_static("start_part", &start_part, nb::arg("checkpoint"), nb::arg("tensor"), nb::arg("begin"), nb::arg("end"),
-                  nb::arg("shape"), nb::kw_only(), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
-                  nb::arg("called"))
+      .def_static("start_parts", &start_parts, nb::arg("checkpoint"), nb::arg("parts"), nb::kw_only(),
+                  nb::arg("file_order"), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),
+                  nb::arg("called"), nb::arg("device").none() = nb::none())
       .def("__len__", &PyStream::size)
       .def("next_dlpack", &PyStream::next_dlpack, nb::arg("wait") = true)
       .def("next_buffers", &PyStream::next_buffers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -205,6 +205,32 @@ class Checkpoint(Mapping[str, TensorInfo]):
             device=framework.target(2**63 if whole else settings.device_limit),
             trace=settings.trace is not None,
         )
+        return self._running(core, framework, settings, owned=owned)
+
+    def _stream_of_parts(
+        self, parts: Sequence[tuple[str, int, int, Sequence[int]]], settings: _config.Settings
+    ) -> TensorStream:
+        """A stream of (name, begin, end, shape): bytes [begin, end) of a tensor, as a tensor of `shape`.
+
+        They do not overlap. Of several parts of one tensor, `order="file"` tells which one comes.
+        """
+        self._check_open()
+        framework = self._framework_for(settings)
+        core = CoreStream.start_parts(
+            self._core,
+            [(self._index(name), begin, end, list(shape)) for name, begin, end, shape in parts],
+            file_order=settings.order == "file",
+            memory_limit=settings.memory_limit,
+            concurrency=settings.concurrency,
+            backend=settings.backend,
+            called=time.monotonic(),
+            device=framework.target(settings.device_limit),
+        )
+        return self._running(core, framework, settings)
+
+    def _running(
+        self, core: CoreStream, framework: frameworks.Framework, settings: _config.Settings, *, owned: bool = False
+    ) -> TensorStream:
         try:
             take = framework.begin(core)
         except BaseException:
@@ -228,20 +254,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         framework = self._own_framework()
         if part is None:
             return framework.index(self.get_tensor(info.name), index)
-        core = CoreStream.start_part(
-            self._core,
-            self._index(info.name),
-            part.begin,
-            part.end,
-            list(part.shape),
-            memory_limit=self._settings.memory_limit,
-            concurrency=self._settings.concurrency,
-            backend=self._settings.backend,
-            called=time.monotonic(),
-        )
-        with TensorStream(
-            self, core, framework.begin(core), nbytes=part.end - part.begin, renewer=self._renewer
-        ) as running:
+        with self._stream_of_parts([(info.name, part.begin, part.end, part.shape)], self._settings) as running:
             return framework.index(next(running)[1], part.index)
 
     def _framework_for(self, settings: _config.Settings) -> frameworks.Framework:

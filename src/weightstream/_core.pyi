@@ -146,19 +146,21 @@ class Stream:
         trace: bool = False,
     ) -> Stream: ...
     @staticmethod
-    def start_part(
+    def start_parts(
         checkpoint: Checkpoint,
-        tensor: int,
-        begin: int,
-        end: int,
-        shape: Sequence[int],
+        parts: Sequence[tuple[int, int, int, Sequence[int]]],
         *,
+        file_order: bool,
         memory_limit: int,
         concurrency: int,
         backend: str,
         called: float,
+        device: Device | None = None,
     ) -> Stream:
-        """Reads bytes [begin, end) of one tensor, handed out as a tensor of `shape`."""
+        """Reads parts of tensors: (tensor, begin, end, shape), bytes [begin, end) handed out as a tensor of `shape`.
+
+        They do not overlap. A part has its tensor's name: of several parts of one, `file_order` tells which comes.
+        """
 
     def __len__(self) -> int: ...
     @overload

@@ -21,10 +21,12 @@ except ModuleNotFoundError as error:
     ) from error
 
 from ._open import TensorMeta, safe_open
+from ._prefetch import PrefetchLoader
 from ._reader import ReadStats
 from ._slices import SafeSlice
 
 __all__ = [
+    "PrefetchLoader",
     "ReadStats",
     "SafeSlice",
     "SafetensorError",

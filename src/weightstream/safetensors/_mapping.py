@@ -31,8 +31,10 @@ class LocalFile:
     def __init__(self, path: str, identity: tuple[int, ...]) -> None:
         self.path = path
         self._identity = identity
-        self._mapped: mmap.mmap | None = None
         self._cached: float | None = None
+        self._handed_out: dict[str, object] = {}  # tensors that lie, or have parts, in the shared mapping
+        self._shared = _Mapping()
+        self._pristine = _Mapping()
 
     @classmethod
     def found(cls, path: str, opened_at: int) -> LocalFile | None:
@@ -69,23 +71,31 @@ class LocalFile:
         return self.cached() >= _MOSTLY_CACHED
 
     def tensor(self, make: Make, info: TensorInfo) -> Any:
-        """The whole tensor."""
-        return make(self._mapping(), info.dtype, info.shape, info.range[0], info.nbytes)
+        """The whole tensor, the caller's own."""
+        return self.part(make, info, info.shape, 0, info.nbytes)
 
     def part(self, make: Make, info: TensorInfo, shape: tuple[int, ...], begin: int, end: int) -> Any:
-        """Bytes [begin, end) of the tensor, which have `shape`."""
-        return make(self._mapping(), info.dtype, shape, info.range[0] + begin, end - begin)
+        """Bytes [begin, end) of the tensor, which have `shape`, the caller's own."""
+        begin, end = info.range[0] + begin, info.range[0] + end
+        mine = object()
+        if self._handed_out.setdefault(info.name, mine) is mine:  # for one of many threads only
+            return make(self._shared.get(self), info.dtype, shape, begin, end - begin)
+        # Who has it may have written to it: once more, it gets pages of its own.
+        aligned = begin - begin % mmap.ALLOCATIONGRANULARITY
+        mapped = self._map(aligned, max(1, end - aligned))
+        return make(mapped, info.dtype, shape, begin - aligned, end - begin)
 
-    def _mapping(self) -> mmap.mmap:
-        mapped = self._mapped
-        if mapped is None:
-            descriptor = self._open()
-            try:
-                mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            finally:
-                os.close(descriptor)
-            self._mapped = mapped  # two threads may make one each: both are right
-        return mapped
+    def source(self, make: Make, info: TensorInfo) -> Any:
+        """The whole tensor, to copy from, and not to hand out."""
+        return make(self._pristine.get(self), info.dtype, info.shape, info.range[0], info.nbytes)
+
+    def _map(self, offset: int = 0, length: int = 0) -> mmap.mmap:
+        descriptor = self._open()
+        try:
+            writable = mmap.PROT_READ | mmap.PROT_WRITE
+            return mmap.mmap(descriptor, length, flags=mmap.MAP_PRIVATE, prot=writable, offset=offset)
+        finally:
+            os.close(descriptor)
 
     def _open(self) -> int:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -93,6 +103,19 @@ class LocalFile:
             os.close(descriptor)
             raise SourceChangedError("the file was replaced or written to since its header was read", source=self.path)
         return descriptor
+
+
+class _Mapping:
+    """A mapping of a whole file, made when it is first needed. Two threads may make one each, and both are right."""
+
+    def __init__(self) -> None:
+        self._mapped: mmap.mmap | None = None
+
+    def get(self, file: LocalFile) -> mmap.mmap:
+        mapped = self._mapped
+        if mapped is None:
+            mapped = self._mapped = file._map()
+        return mapped
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-import safetensors
+from safetensors import safe_open as theirs
 
 from ._arguments import check_backend, check_name, device_of, framework_of, location_of
 from ._errors import closed
+from ._prefetch import PrefetchLoader, check_plan, concurrency_of
 from ._reader import Reader, ReadStats
 from ._slices import SafeSlice
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import Self
 
     from .._config import Device
@@ -65,7 +68,7 @@ class safe_open:
     ) -> Any:
         """A handle; of the safetensors package where the framework is another than torch and numpy."""
         if framework_of(framework) is None:
-            return safetensors.safe_open(filename, framework, device, backend=backend)
+            return theirs(filename, framework, device, backend=backend)
         return super().__new__(cls)
 
     def __init__(
@@ -137,6 +140,37 @@ class safe_open:
         info = reader.info(name)
         begins = next(source.header_bytes for source in reader.checkpoint.sources if source.path == info.source)
         return TensorMeta(info.dtype, list(info.shape), (info.range[0] - begins, info.range[1] - begins))
+
+    def prefetch(
+        self,
+        plan: Mapping[str, slice | None] | None = None,
+        *,
+        device: Device | None = None,
+        threads: int = 8,
+    ) -> PrefetchLoader:
+        """Starts loading tensors in the background, and returns what hands each of them out once.
+
+        As in safetensors 0.9, but to every device, the CPU too, from every location, and for numpy as well. As much is
+        loaded ahead as the memory limits allow (``WEIGHTSTREAM_MEMORY_LIMIT``, ``WEIGHTSTREAM_DEVICE_LIMIT``).
+
+        Args:
+            plan: the names of the tensors to load, each with None for the whole tensor, or with a slice of step 1 of
+                its first dimension: then only those rows are read. Default: every tensor, whole.
+            device: where to; default: the device of the handle.
+            threads: reads in flight at a time; the default lets the reader find out.
+
+        Raises:
+            SafetensorError: a plan that cannot work, or a tensor that the framework cannot represent.
+
+        Example:
+            >>> with f.prefetch(device="cuda:0") as loader:
+            ...     for name, tensor in loader: ...
+
+        """
+        reader = self._reader
+        check_plan(plan)
+        where = None if device is None else device_of(device, reader.framework)
+        return reader.prefetch(plan, where, concurrency_of(threads))
 
     @property
     def stats(self) -> ReadStats:

@@ -9,6 +9,7 @@ and not read again by a later one.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ class ReadAhead:
         start: Callable[[list[str]], TensorStream],
         limit: int,
     ) -> None:
+        self._process = os.getpid()
         self._sizes = sizes
         self._start = start
         self._limit = limit
@@ -104,15 +106,16 @@ class ReadAhead:
             return self._tensors, self._bytes_read + sum(window.bytes_read() for window in self._windows)
 
     def __del__(self) -> None:
-        self.stop()
+        if self._process == os.getpid():  # in a forked child the lock may be taken for ever
+            self.stop()
 
     # Under the lock.
 
     def _top_up(self) -> None:
         """Starts windows for what comes next, as long as few are reading and there is room."""
         needed = min(self._window_bytes, self._total_bytes)
-        while sum(not window.drained for window in self._windows) < _MOST_READING:
-            if allowance.used + needed > self._limit and not self._drop_left_behind():
+        while self._reading() < _MOST_READING:
+            if not self._make_room(needed):
                 return
             names = self._next_names()
             nbytes = sum(self._sizes[name] for name in names)
@@ -143,12 +146,20 @@ class ReadAhead:
             nbytes += size
         return names
 
-    def _drop_left_behind(self) -> bool:
-        """Drops windows of which the caller left out what is left; returns whether there was one."""
-        left = [window for window, names in self._windows.items() if window.drained and self._walk.is_behind(names)]
-        for window in left:
+    def _reading(self) -> int:
+        """How many windows are reading, or have read what is asked for next."""
+        ahead = (names for window, names in self._windows.items() if not window.drained)
+        return sum(not self._walk.is_behind(names) for names in ahead)
+
+    def _make_room(self, nbytes: int) -> bool:
+        """Whether there is room for `nbytes`; for that, what the caller left out is dropped, the oldest first."""
+        behind = (window for window, names in list(self._windows.items()) if self._walk.is_behind(names))
+        while allowance.used + nbytes > self._limit:
+            window = next(behind, None)
+            if window is None:
+                return False
             self._forget(window)
-        return bool(left)
+        return True
 
     def _handed_out(self, window: Window, name: str, *, came: bool) -> None:
         left = self._windows.get(window)

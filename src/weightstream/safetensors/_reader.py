@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
 from safetensors import SafetensorError
 
-from .. import frameworks
+from .. import _config, frameworks
 from .._checkpoint import Checkpoint, open_checkpoint
 from .._errors import WeightstreamError
 from .._stream import TensorStream
@@ -21,8 +23,10 @@ from .._tensors import TensorInfo, plan_part
 from ..sources import Location
 from ._errors import reraise, unknown
 from ._mapping import LocalFile, Make
+from ._prefetch import PrefetchLoader, part_of
 from ._readahead import ReadAhead
-from ._slices import check_numpy, elements_of, takes_all
+from ._slices import check_numpy, takes_all
+from ._strips import Strips, basic_index, elements_of, plan_strips
 from ._window import MISSING
 
 
@@ -52,7 +56,7 @@ class Reader:
 
     def __init__(self, location: Location, framework: Literal["pt", "numpy"], device: str | int, backend: str) -> None:
         self._location = location
-        self._name = framework
+        self.framework = framework
         self._device = device
         self._backend = backend
         self._lock = threading.Lock()
@@ -66,7 +70,7 @@ class Reader:
             # "pread" is a wish for memory of one's own, not for an engine: any reader brings that.
             self._checkpoint = open_checkpoint(
                 self._location,
-                framework=self._name,
+                framework=self.framework,
                 device=self._device,
                 backend="auto" if self._backend == "pread" else None,
             )
@@ -77,7 +81,8 @@ class Reader:
         self._make: Make | None = None
         self._ahead: ReadAhead | None = None
         self._files: dict[str, LocalFile] = {}
-        if self._backend != "pread" and self._checkpoint._settings.backend in ("auto", "mmap"):
+        settings = self._checkpoint._settings
+        if self._backend != "pread" and settings.backend in ("auto", "mmap") and settings.dtype is None:
             for path in self._checkpoint.paths:
                 file = None if "://" in path else LocalFile.found(path, opened_at)
                 if file is not None:
@@ -109,7 +114,7 @@ class Reader:
         try:
             file = self._mapped_file(info)
             if file is not None:
-                self._mapped += 1
+                self._add(mapped=1)
                 return file.tensor(self._maker(), info)
             tensor = self._read_ahead().take(name, sliced=sliced)
             return self._read_alone(name) if tensor is MISSING else tensor
@@ -118,7 +123,7 @@ class Reader:
 
     def part(self, info: TensorInfo, index: Any) -> Any:
         """A part of a tensor."""
-        if self._name == "numpy":
+        if self.framework == "numpy":
             index = check_numpy(index, info.shape)
         if takes_all(index, len(info.shape)):
             return self.tensor(info.name, sliced=True)
@@ -144,6 +149,30 @@ class Reader:
             reraise(error)
         return {info.name: arrived[info.name] for info in infos}
 
+    def prefetch(
+        self, plan: Mapping[str, slice | None] | None, device: str | int | None, concurrency: int | None
+    ) -> PrefetchLoader:
+        """Starts a stream of the tensors of `plan` (all of them if that is None), or of rows of theirs."""
+        checkpoint = self.checkpoint
+        infos = list(checkpoint.values()) if plan is None else [self.info(name) for name in plan]
+        for info in infos:
+            self._check_dtype(info)
+        parts = [part_of(info, None if plan is None else plan[info.name]) for info in infos]
+        settings = _config.resolve(
+            framework=self.framework,
+            device=self._device if device is None else device,
+            backend=checkpoint._settings.backend,
+            concurrency=concurrency,
+            order="arrival",
+            progress=False,
+        )
+        try:
+            stream = checkpoint._stream_of_parts(parts, settings)
+        except WeightstreamError as error:
+            reraise(error)
+        chosen = {info.name for info in infos}
+        return PrefetchLoader(stream, [name for name in checkpoint if name in chosen])
+
     def release(self) -> None:
         """Stops what is read ahead, and closes files. Slices go on working."""
         if self._process != os.getpid():
@@ -159,38 +188,53 @@ class Reader:
 
     def _part(self, info: TensorInfo, index: Any) -> Any:
         plan = plan_part(info, index)
-        if plan is None or plan.end - plan.begin == info.nbytes:
-            strips = self._strips(info, index)
-            return self._index(self.tensor(info.name, sliced=True), index) if strips is None else strips
+        contiguous = plan is not None and plan.end - plan.begin < info.nbytes
         file = self._mapped_file(info)
         if file is not None:
-            self._mapped += 1
-            part = file.part(self._maker(), info, plan.shape, plan.begin, plan.end)
-            return self._own_framework().index(part, plan.index)
-        with self._lock:
-            self._read += 1
-            self._bytes_read += plan.end - plan.begin
-        return self.checkpoint.get_slice(info.name)[index]
+            if plan is None or not contiguous:
+                copied = self._copied(file, info, index)
+                return self._index(self.tensor(info.name), index) if copied is None else copied
+            self._add(mapped=1)
+            return self._index(file.part(self._maker(), info, plan.shape, plan.begin, plan.end), plan.index)
+        strips = plan_strips(info, index, _LEAST_GAP if "://" not in info.source else _LEAST_REMOTE_GAP)
+        if strips is not None:
+            return self._read_strips(info, strips)
+        if not contiguous:
+            file = self._files.get(info.source)
+            copied = None if file is None else self._copied(file, info, index)
+            return self._index(self.tensor(info.name, sliced=True), index) if copied is None else copied
+        assert plan is not None
+        with self._parts([(info.name, plan.begin, plan.end, plan.shape)]) as stream:
+            part = next(stream)[1]
+            self._count(stream, 1)
+        return self._index(part, plan.index)
 
-    def _strips(self, info: TensorInfo, index: Any) -> Any:
-        """A part that lies in strips all over the tensor, copied out of a mapping.
+    def _read_strips(self, info: TensorInfo, strips: Strips) -> Any:
+        with self._parts([(info.name, begin, end, strips.shape) for begin, end in strips.ranges]) as stream:
+            parts = [part for _, part in stream]
+            self._count(stream, 1)
+        together = import_module("torch" if self.framework == "pt" else "numpy").stack(parts)
+        return self._index(together.reshape(strips.stacked), strips.index)
 
-        That touches only the pages that it needs, and processes that take one part each share them: no file is read
-        several times. None where the part is most of the tensor, or the file is not local.
+    def _copied(self, file: LocalFile, info: TensorInfo, index: Any) -> Any:
+        """A small part that lies all over the tensor, in pieces with narrow gaps, copied out of a mapping.
+
+        Processes that take one such part each share the page cache, and the file is not read several times. None where
+        the part is most of the tensor.
         """
-        file = self._files.get(info.source)
-        elements = elements_of(index, info.shape)
-        everything = elements_of((), info.shape)
-        if file is None or elements is None or everything is None or elements * 2 > everything or elements == 0:
+        items = basic_index(index, info.shape)
+        if items is None or elements_of(items, info.shape) * 2 > math.prod(info.shape):
             return None
-        self._mapped += 1
-        return self._to_device(self._own_framework().index(file.tensor(self._maker(), info), index))
+        self._add(mapped=1)
+        part = self._index(file.source(self._maker(), info), index)
+        return part if self._device == "cpu" else part.to(self._device)
+
+    def _parts(self, parts: list[tuple[str, int, int, tuple[int, ...]]]) -> TensorStream:
+        settings = dataclasses.replace(self.checkpoint._settings, order="file", progress=False, trace=None)
+        return self.checkpoint._stream_of_parts(parts, settings)
 
     def _index(self, tensor: Any, index: Any) -> Any:
         return self._own_framework().index(tensor, index)
-
-    def _to_device(self, tensor: Any) -> Any:
-        return tensor if self._device == "cpu" else tensor.to(self._device)
 
     def _mapped_file(self, info: TensorInfo) -> LocalFile | None:
         """The file to map for a tensor; None where it is to be read."""
@@ -203,13 +247,13 @@ class Reader:
 
     def _maker(self) -> Make:
         if self._make is None:
-            module = import_module(f"weightstream.frameworks.{_MAKERS[self._name]}")
+            module = import_module(f"weightstream.frameworks.{_MAKERS[self.framework]}")
             self._make = module.of_buffer
         return self._make
 
     def _own_framework(self) -> frameworks.Framework:
         if self._framework is None:
-            self._framework = frameworks.get(self._name, self._device)
+            self._framework = frameworks.get(self.framework, self._device)
         return self._framework
 
     def _read_ahead(self) -> ReadAhead:
@@ -228,15 +272,19 @@ class Reader:
         return tensor
 
     def _count(self, stream: TensorStream, tensors: int) -> None:
+        self._add(read=tensors, bytes_read=stream.stats.bytes_read)
+
+    def _add(self, *, mapped: int = 0, read: int = 0, bytes_read: int = 0) -> None:
         with self._lock:
-            self._read += tensors
-            self._bytes_read += stream.stats.bytes_read
+            self._mapped += mapped
+            self._read += read
+            self._bytes_read += bytes_read
 
     def _check_dtype(self, info: TensorInfo) -> None:
         """What the safetensors package has no tensors of, neither has this."""
         if info.dtype.startswith("F6_"):
             raise SafetensorError(f"Dtype not understood: {info.dtype}")
-        if info.dtype == "F4" and self._name == "pt" and (not info.shape or info.shape[-1] % 2):
+        if info.dtype == "F4" and self.framework == "pt" and (not info.shape or info.shape[-1] % 2):
             raise SafetensorError(
                 f"f4_x2 dtype requires that the last dim be divisible by 2 in torch: got {list(info.shape)}"
             )
@@ -244,6 +292,9 @@ class Reader:
 
 _readers: weakref.WeakSet[Reader] = weakref.WeakSet()
 _MAKERS = {"pt": "torch_dtypes", "numpy": "numpy"}
+# Gaps up to this are read through, as the core does.
+_LEAST_GAP = 128 << 10
+_LEAST_REMOTE_GAP = 1 << 20
 _NO_LIMIT = 2**62
 
 

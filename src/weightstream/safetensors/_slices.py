@@ -61,40 +61,6 @@ def takes_all(index: Any, dims: int) -> bool:
     return ellipses <= 1 and slices <= dims
 
 
-def elements_of(index: Any, shape: Sequence[int]) -> int | None:
-    """How many elements the index selects; None where only the framework can say."""
-    items = index if isinstance(index, tuple) else (index,)
-    explicit = sum(item is not Ellipsis and item is not None for item in items)
-    if sum(item is Ellipsis for item in items) > 1 or explicit > len(shape):
-        return None
-    count, dim = 1, 0
-    for item in items:
-        if item is None:
-            continue
-        if item is Ellipsis:
-            skipped = len(shape) - explicit
-            count *= _product(shape[dim : dim + skipped])
-            dim += skipped
-        elif isinstance(item, slice):
-            try:
-                count *= len(range(*item.indices(shape[dim])))
-            except (TypeError, ValueError):
-                return None
-            dim += 1
-        elif type(item) is int:
-            dim += 1
-        else:
-            return None
-    return count * _product(shape[dim:])
-
-
-def _product(dims: Sequence[int]) -> int:
-    product = 1
-    for dim in dims:
-        product *= dim
-    return product
-
-
 def check_numpy(index: Any, shape: Sequence[int]) -> Any:
     """The index as numpy takes it, by the rules that the safetensors package has for everything but torch.
 

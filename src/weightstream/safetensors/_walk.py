@@ -78,9 +78,9 @@ class Walk:
                 return
 
     def is_behind(self, names: Iterable[str]) -> bool:
-        """Whether the caller has left all of them behind."""
+        """Whether the caller is past all of them."""
         order = self._order
-        return order is not None and all(order.position(name) < self._front - _BACK for name in names)
+        return order is not None and all(order.position(name) < self._front for name in names)
 
     def restart(self) -> None:
         """Forgets what was planned: the caller walks once more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from .._errors import WeightstreamError
@@ -24,6 +25,7 @@ class Window:
         self._changed = threading.Condition()
         self._taking = False
         self._ended = False
+        self._error: WeightstreamError | None = None
         self._left = len(stream)  # in the stream
 
     def take(self, name: str) -> Any:
@@ -37,7 +39,28 @@ class Window:
                     break
                 self._changed.wait()
             self._taking = True
-        return self._take_from_stream(name)
+        found = self._take_from_stream(name.__eq__)
+        return MISSING if found is None else found[1]
+
+    def take_next(self, claim: Callable[[str], bool]) -> tuple[str, Any] | None:
+        """A tensor that `claim` agrees to, of those that arrived or that come next; None at the end."""
+        with self._changed:
+            while True:
+                name = next(filter(claim, self._arrived), None)
+                if name is not None:
+                    return name, self._arrived.pop(name)
+                if self._ended:
+                    return None
+                if not self._taking:
+                    break
+                self._changed.wait()
+            self._taking = True
+        return self._take_from_stream(claim)
+
+    @property
+    def error(self) -> WeightstreamError | None:
+        """What ended the stream, if that was an error."""
+        return self._error
 
     @property
     def drained(self) -> bool:
@@ -57,19 +80,19 @@ class Window:
         """Bytes that storage delivered so far."""
         return self._stream.stats.bytes_read
 
-    def _take_from_stream(self, name: str) -> Any:
+    def _take_from_stream(self, claim: Callable[[str], bool]) -> tuple[str, Any] | None:
         ended = True
         try:
             for arrived, tensor in self._stream:
                 self._left -= 1
-                if arrived == name:
+                if claim(arrived):
                     ended = self._left == 0
-                    return tensor
+                    return arrived, tensor
                 with self._changed:
                     self._arrived[arrived] = tensor
                     self._changed.notify_all()
-        except WeightstreamError:
-            pass  # who needs a tensor that did not come reads it itself, and gets the error that concerns it
+        except WeightstreamError as error:
+            self._error = error
         finally:
             with self._changed:
                 self._taking = False
@@ -77,4 +100,4 @@ class Window:
                 self._changed.notify_all()
             if ended:
                 self._stream.close()
-        return MISSING
+        return None
