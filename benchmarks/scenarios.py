@@ -31,6 +31,9 @@ _GPU_CONTENDERS = (
     "instanttensor",
 )
 
+# weightstream through the calls of the safetensors package.
+_DROP_IN = ("weightstream-safe-open", "weightstream-load-file")
+
 _LINK_CONTENDERS = (
     "sockets-64",
     "weightstream",
@@ -115,8 +118,9 @@ SCENARIOS: dict[str, Scenario] = {
             question="How fast does one file come from the disk into CPU memory?",
             data="llama-4gb",
             cache="cold",
-            contenders=("fio", *_EVERYONE[:1], "weightstream-uring", *_EVERYONE[1:]),
+            contenders=("fio", *_EVERYONE[:1], "weightstream-uring", *_DROP_IN, *_EVERYONE[1:]),
             baseline="safetensors",
+            targets=(Target("weightstream-safe-open", "speed", 1.0, of="safetensors"),),
         ),
         Scenario(
             name="warm-cpu",
@@ -131,8 +135,12 @@ SCENARIOS: dict[str, Scenario] = {
             question="What does a mapping of a cached file cost, every page touched?",
             data="llama-4gb",
             cache="warm",
-            contenders=("weightstream-mmap", "safetensors", "safetensors-load-file", "safetensors-next"),
+            contenders=("weightstream-mmap", *_DROP_IN, "safetensors", "safetensors-load-file", "safetensors-next"),
             baseline="safetensors",
+            targets=(
+                Target("weightstream-safe-open", "speed", 0.97, of="safetensors"),
+                Target("weightstream-load-file", "speed", 0.97, of="safetensors-load-file"),
+            ),
         ),
         Scenario(
             name="small-tensors",
@@ -141,7 +149,10 @@ SCENARIOS: dict[str, Scenario] = {
             cache="cold",
             contenders=(
                 "weightstream",
+                "weightstream-safe-open",
+                "weightstream-safe-open-slices",
                 "safetensors",
+                "safetensors-slices",
                 "safetensors-load-file",
                 "safetensors-pread",
                 "runai",
@@ -157,7 +168,10 @@ SCENARIOS: dict[str, Scenario] = {
             cache="warm",
             contenders=(
                 "weightstream",
+                "weightstream-safe-open",
+                "weightstream-safe-open-slices",
                 "safetensors",
+                "safetensors-slices",
                 "safetensors-load-file",
                 "safetensors-pread",
                 "runai",
@@ -174,6 +188,7 @@ SCENARIOS: dict[str, Scenario] = {
             contenders=(
                 "weightstream",
                 "weightstream-mmap",
+                "weightstream-safe-open",
                 "safetensors",
                 "safetensors-load-file",
                 "runai",

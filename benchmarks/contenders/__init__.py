@@ -103,6 +103,12 @@ def _safetensors(suffix: str, what: str, devices: tuple[str, ...] = _ANY, **opti
     return Contender(f"safetensors{suffix}", "safetensors", "safetensors", what, options, devices=devices)
 
 
+def _drop_in(suffix: str, what: str, **options: Any) -> Contender:
+    what = f"weightstream.safetensors {what}, every page touched"
+    options = {"backend": "mmap", "drop_in": True, **options}
+    return Contender(f"weightstream-{suffix}", "safetensors", "weightstream", what, options, devices=_ANY)
+
+
 def _instanttensor(suffix: str, what: str, **options: Any) -> Contender:
     return Contender(f"instanttensor{suffix}", "instanttensor", "instanttensor", what, options, devices=_CUDA)
 
@@ -119,7 +125,16 @@ CONTENDERS: dict[str, Contender] = {
         _weightstream("-pread", 'weightstream, backend="pread"', backend="pread"),
         _weightstream("-mmap", 'weightstream, backend="mmap", every page touched', backend="mmap"),
         _weightstream("-256m", 'weightstream, memory_limit="256MiB"', memory_limit="256MiB"),
+        _drop_in("safe-open", "safe_open", way="open"),
+        _drop_in("safe-open-slices", "safe_open, get_slice(...)[...]", way="slices"),
+        _drop_in("load-file", "load_file", way="load"),
         _safetensors("", "safetensors safe_open (mmap), every page touched", way="open", backend="mmap"),
+        _safetensors(
+            "-slices",
+            "safetensors safe_open (mmap), get_slice(...)[...], every page touched",
+            way="slices",
+            backend="mmap",
+        ),
         _safetensors("-pread", 'safetensors safe_open, backend="pread"', way="open", backend="pread"),
         _safetensors("-load-file", "safetensors load_file (mmap), every page touched", way="load", backend="mmap"),
         _safetensors(

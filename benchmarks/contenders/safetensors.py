@@ -1,8 +1,13 @@
-"""The `safetensors` package: the pinned release, or the next one from a folder of its own in the same environment."""
+"""The `safetensors` package: the pinned release, or the next one from a folder of its own in the same environment.
+
+And weightstream through the same calls, as its drop-in for them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,21 +23,27 @@ NEXT_RELEASE = ENVIRONMENT / "safetensors-next"
 class Contender(Loader):
     package = "safetensors"
 
-    def __init__(self, way: str, backend: str, *, next: bool = False) -> None:
+    def __init__(self, way: str, backend: str, *, next: bool = False, drop_in: bool = False) -> None:
         if next:
             if not NEXT_RELEASE.is_dir():
                 raise ModuleNotFoundError("the next release of safetensors is not installed; run benchmarks/setup.sh")
             sys.path.insert(0, str(NEXT_RELEASE))
-        import safetensors.torch
-
-        self._safetensors = safetensors
+        if drop_in:
+            self.package = "weightstream"
+        package = "weightstream.safetensors" if drop_in else "safetensors"
+        self._safetensors: Any = importlib.import_module(package)
+        importlib.import_module(f"{package}.torch")
         self._way = way
         self._backend = backend
-        self._open: list[Any] = []
+        self._stats: dict[str, Any] = {}
         self.touches_needed = backend == "mmap"
 
     def version(self) -> str:
-        return self._safetensors.__version__
+        version = getattr(self._safetensors, "__version__", None)  # of the next release, which has no metadata here
+        return super().version() if version is None else str(version)
+
+    def stats(self) -> dict[str, Any]:
+        return self._stats
 
     def load(self, locations: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
         for path in locations:
@@ -47,4 +58,6 @@ class Contender(Loader):
                     yield from stack.enter_context(opened.prefetch())
                     continue
                 for name in opened.offset_keys():
-                    yield name, opened.get_tensor(name)
+                    yield name, opened.get_slice(name)[...] if self._way == "slices" else opened.get_tensor(name)
+                if hasattr(opened, "stats"):
+                    self._stats = dataclasses.asdict(opened.stats)

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <memory>
@@ -15,9 +16,12 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/errors.h"
 #include "bindings/interruptible.h"
 #include "bindings/source_specs.h"
 #include "engine/checkpoint.h"
+#include "storage/local_file.h"
+#include "storage/local_probe.h"
 
 namespace nb = nanobind;
 
@@ -75,6 +79,26 @@ nb::tuple source(const Checkpoint& checkpoint, std::size_t index) {
   return nb::make_tuple(checkpoint.sources()->at(index).size(), header.size(), header.data_begin());
 }
 
+// The file of a source, if it is a local one.
+const LocalFile* local(const Checkpoint& checkpoint, std::size_t index) {
+  return checkpoint.sources()->local(in_range(checkpoint, index));
+}
+
+std::optional<int> duplicate(const Checkpoint& checkpoint, std::size_t index) {
+  const LocalFile* file = local(checkpoint, index);
+  if (file == nullptr) return std::nullopt;
+  const nb::gil_scoped_release release;
+  return value_or_throw(file->duplicate()).release();
+}
+
+double cached(const Checkpoint& checkpoint, std::size_t index) {
+  const LocalFile* file = local(checkpoint, index);
+  if (file == nullptr) return 0;
+  const nb::gil_scoped_release release;
+  const auto handle = value_or_throw(file->handle());
+  return std::max(0.0, cached_fraction(handle->buffered.get(), file->size()));
+}
+
 std::uint64_t total_bytes(const Checkpoint& checkpoint) {
   std::uint64_t bytes = 0;
   for (const auto ref : checkpoint.tensors()) bytes += checkpoint.header(ref).range(ref.entry).size();
@@ -93,6 +117,8 @@ void bind_checkpoint(nb::module_& module) {
       .def("tensor", &tensor, nb::arg("index"))
       .def("source", &source, nb::arg("index"))
       .def("metadata", &metadata, nb::arg("source"))
+      .def("duplicate", &duplicate, nb::arg("source"))
+      .def("cached", &cached, nb::arg("source"))
       .def("nbytes", &total_bytes)
       .def("park", &Checkpoint::park);
 }

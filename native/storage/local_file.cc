@@ -126,6 +126,16 @@ void LocalFile::park() const {
   kept_.reset();
 }
 
+Result<FileDescriptor> LocalFile::duplicate() const {
+  auto open = handle();
+  if (!open) return std::move(open).error();
+  const int fd = (*open)->buffered.get();
+  if (auto unchanged = check_unchanged(fd); !unchanged.ok()) return std::move(unchanged).error();
+  FileDescriptor own(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!own) return open_error(path_, errno);
+  return own;
+}
+
 int LocalFile::open_direct(Handle& handle) const {
   const std::lock_guard lock(mutex_);
   if (handle.direct) return 0;

@@ -35,6 +35,8 @@ class FileDescriptor {
   FileDescriptor& operator=(FileDescriptor&& other) noexcept;
   ~FileDescriptor();
   [[nodiscard]] int get() const { return fd_; }
+  // Leaves the descriptor to the caller.
+  [[nodiscard]] int release() { return std::exchange(fd_, -1); }
   explicit operator bool() const { return fd_ >= 0; }
 
  private:
@@ -61,6 +63,9 @@ class LocalFile final : public Source {
   Result<std::shared_ptr<Handle>> handle() const;
   // Lets go of the handle that the file itself keeps; whoever else holds it still has it.
   void park() const;
+
+  // A descriptor of the caller's own for buffered access, of the file as it was: kSourceChanged otherwise.
+  Result<FileDescriptor> duplicate() const;
 
   // Opens the direct descriptor of `handle` (of this file) if it is not open yet. Returns 0, or the errno of the
   // refusal, which is remembered unless it speaks of a shortage.

@@ -9,8 +9,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <random>
 #include <utility>
 
 #include "storage/io_ring.h"
@@ -68,14 +70,15 @@ Filesystem filesystem_of(int fd) {
   return kUnknownFilesystem;
 }
 
-template <typename IsCached>
-double sample(std::uint64_t size, IsCached is_cached) {
+// Asks `is_cached` of one place in each of some equal parts of a file, for the page at `within`, 0 to 1, of that part.
+template <typename Within, typename IsCached>
+double sample(std::uint64_t size, Within within, IsCached is_cached) {
   const std::uint64_t pages = size / kPageBytes;
   const std::uint64_t samples = std::min(kSamples, std::max<std::uint64_t>(pages / kPagesPerSample, 1));
   double cached = 0;
   for (std::uint64_t i = 0; i < samples; ++i) {
-    // The middle of each of `samples` equal parts: the first MiB, which the header read has warmed, does not decide.
-    const std::uint64_t page = pages * (2 * i + 1) / (2 * samples);
+    const auto page = static_cast<std::uint64_t>(static_cast<double>(pages) * (static_cast<double>(i) + within()) /
+                                                 static_cast<double>(samples));
     const double part = is_cached(page * kPageBytes);
     if (part < 0) return part;
     cached += part;
@@ -84,23 +87,11 @@ double sample(std::uint64_t size, IsCached is_cached) {
 }
 
 double cached_by_cachestat(int fd, std::uint64_t size) {
-  return sample(size, [&](std::uint64_t offset) {
+  // In the middle of each part: the first MiB, which the header read has warmed, does not decide.
+  const auto middle = [] { return 0.5; };
+  return sample(size, middle, [&](std::uint64_t offset) {
     return cached_part(fd, offset, std::min(kPagesPerSample * kPageBytes, size - offset));
   });
-}
-
-// A read of one byte that must not wait succeeds only from the cache. It may start readahead of that page.
-double cached_by_nowait(int fd, std::uint64_t size) {
-  ::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
-  const double cached = sample(size, [&](std::uint64_t offset) {
-    char byte = 0;
-    struct iovec into{&byte, 1};
-    const auto got = ::preadv2(fd, &into, 1, static_cast<off_t>(offset), RWF_NOWAIT);
-    if (got == 1) return 1.0;
-    return got < 0 && errno == EAGAIN ? 0.0 : -1.0;
-  });
-  ::posix_fadvise(fd, 0, 0, POSIX_FADV_NORMAL);
-  return cached;
 }
 
 ReaderChoice forced(ReaderKind kind, const char* backend, const char* means) {
@@ -118,13 +109,32 @@ double cached_part(int fd, std::uint64_t offset, std::uint64_t length) {
   return std::min(1.0, static_cast<double>(status.cached * kPageBytes) / static_cast<double>(length));
 }
 
+// A read that must not wait succeeds only from the cache. Where it fails, the kernel begins to read that page.
+double cached_without_waiting(int fd, std::uint64_t size) {
+  if (size == 0) return 1.0;
+  std::minstd_rand generator(static_cast<std::uint32_t>(std::chrono::steady_clock::now().time_since_epoch().count()));
+  generator.discard(1);  // seeds that are close give first numbers that are
+  std::uniform_real_distribution<double> anywhere(0, 1);
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+  const auto place = [&] { return anywhere(generator); };
+  const double cached = sample(size, place, [&](std::uint64_t offset) {
+    char byte = 0;
+    struct iovec into{&byte, 1};
+    const auto got = ::preadv2(fd, &into, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    if (got == 1) return 1.0;
+    return got < 0 && errno == EAGAIN ? 0.0 : -1.0;
+  });
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_NORMAL);
+  return cached;
+}
+
 double cached_fraction(int fd, std::uint64_t size) {
   if (size == 0) return 1.0;
   if (!filesystem_of(fd).stacked) {
     const double cached = cached_by_cachestat(fd, size);
     if (cached >= 0) return cached;
   }
-  return cached_by_nowait(fd, size);
+  return cached_without_waiting(fd, size);
 }
 
 const Status& LocalProbe::ring() {

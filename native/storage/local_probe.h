@@ -37,6 +37,10 @@ class LocalProbe {
 // The part of a range, 0 to 1, that is in the page cache; negative when the kernel does not say (before Linux 6.5).
 [[nodiscard]] double cached_part(int fd, std::uint64_t offset, std::uint64_t length);
 
+// The part of the file, 0 to 1, that is in the page cache, by reads of single bytes that must not wait; negative where
+// there are no such reads. The pages that it looks at may come into the cache by that, so it looks at others each time.
+[[nodiscard]] double cached_without_waiting(int fd, std::uint64_t size);
+
 // The part of the file, 0 to 1, that is in the page cache, from a sample; negative when the kernel does not say.
 [[nodiscard]] double cached_fraction(int fd, std::uint64_t size);
 

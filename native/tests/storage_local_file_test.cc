@@ -63,6 +63,24 @@ TEST_F(LocalFileTest, HasNameSizeAndBytes) {
   EXPECT_TRUE(file->check_unchanged((*handle)->buffered.get()).ok());
 }
 
+TEST_F(LocalFileTest, DuplicateIsOfTheSameFileOnly) {
+  write_pattern_file(path_, kSize, 1);
+  const auto file = open();
+  file->park();
+  auto own = file->duplicate();
+  ASSERT_TRUE(own.ok());
+  std::vector<std::byte> bytes(5000);
+  EXPECT_TRUE(file->read_exactly(own->get(), bytes.data(), 777, bytes.size()).ok());
+  EXPECT_EQ(first_wrong(bytes, 1, 777), std::nullopt);
+  const int fd = own->release();
+  EXPECT_EQ(own->get(), -1);
+  EXPECT_EQ(::close(fd), 0);
+  write_pattern_file(path_, kSize + 1, 1);
+  const auto changed = file->duplicate();
+  ASSERT_FALSE(changed.ok());
+  EXPECT_EQ(changed.error().code, ErrorCode::kSourceChanged);
+}
+
 TEST_F(LocalFileTest, MissingFile) {
   const auto error = refusal(path_);
   EXPECT_EQ(error.code, ErrorCode::kNotFound);

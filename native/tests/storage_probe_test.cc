@@ -114,6 +114,18 @@ TEST(LocalProbe, HalfWarmFileCountsByTheHalf) {
   EXPECT_NEAR(cached(*file), 0.5, 0.2);
 }
 
+TEST(LocalProbe, LookingDoesNotWarm) {
+  const TempDir folder;
+  const auto file = made_in(folder);
+  testing::drop_from_cache(file->name());
+  const int fd = (*file->handle())->buffered.get();
+  if (cached_without_waiting(fd, kSize) != 0) GTEST_SKIP() << "this filesystem does not say, or keeps its files cached";
+  for (int again = 0; again < 3; ++again) {
+    ::usleep(10'000);  // what the kernel began to read is there by now
+    EXPECT_LT(cached_without_waiting(fd, kSize), 0.3);
+  }
+}
+
 TEST(LocalProbe, TmpfsIsReadByThreads) {
   struct statfs status{};
   constexpr long kTmpfs = 0x01021994;

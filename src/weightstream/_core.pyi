@@ -109,6 +109,12 @@ class Checkpoint:
         """(size in bytes, tensors, bytes before the first tensor)."""
 
     def metadata(self, source: int) -> dict[str, str] | None: ...
+    def duplicate(self, source: int) -> int | None:
+        """A descriptor, the caller's, of the local file whose header was read; None of a URL."""
+
+    def cached(self, source: int) -> float:
+        """The part of a local file, 0 to 1, that is in the page cache, from a sample; 0 where nobody can say."""
+
     def nbytes(self) -> int: ...
     def park(self) -> None:
         """Closes the descriptors that the checkpoint keeps open."""

@@ -235,9 +235,10 @@ def test_nobody_who_asks_for_long_ends_it_and_the_next_walk_begins_it(
     wait_until(lambda: allowance.used == 0)
     wait_until(lambda: not any(thread.name == "weightstream-idle" for thread in threading.enumerate()))
     assert core_threads() == []
+    monkeypatch.undo()
     got = {name: handle.get_tensor(name) for name in keys(handle)}
     assert_same(got, model[1])
-    assert handle.stats.read_ahead > 10
+    assert handle.stats.read_ahead > 30
 
 
 def test_who_asks_now_and_then_keeps_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,10 @@ class ReadAhead:
                 return
             names = self._next_names()
             nbytes = sum(self._sizes[name] for name in names)
-            if not names or not allowance.take(nbytes, self._limit):
+            if not names:
+                return
+            if not self._make_room(nbytes) or not allowance.take(nbytes, self._limit):  # other handles were quicker
+                self._walk.plan_from(names[0])
                 return
             try:
                 window = Window(self._start(names))

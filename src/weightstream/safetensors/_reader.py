@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -65,7 +64,6 @@ class Reader:
         _readers.add(self)
 
     def _open(self) -> None:
-        opened_at = time.time_ns()
         try:
             # "pread" is a wish for memory of one's own, not for an engine: any reader brings that.
             self._checkpoint = open_checkpoint(
@@ -83,17 +81,19 @@ class Reader:
         self._files: dict[str, LocalFile] = {}
         settings = self._checkpoint._settings
         if self._backend != "pread" and settings.backend in ("auto", "mmap") and settings.dtype is None:
-            for path in self._checkpoint.paths:
-                file = None if "://" in path else LocalFile.found(path, opened_at)
-                if file is not None:
-                    self._files[path] = file
+            for source, path in enumerate(self._checkpoint.paths):
+                if "://" not in path:
+                    self._files[path] = LocalFile(self._checkpoint._core, source)
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The opened headers."""
+        self._check_process()
+        return self._checkpoint
+
+    def _check_process(self) -> None:
         if self._process != os.getpid():
             self._open()
-        return self._checkpoint
 
     def info(self, name: str) -> TensorInfo:
         """What the header says of a tensor.
@@ -123,6 +123,7 @@ class Reader:
 
     def part(self, info: TensorInfo, index: Any) -> Any:
         """A part of a tensor."""
+        self._check_process()
         if self.framework == "numpy":
             index = check_numpy(index, info.shape)
         if takes_all(index, len(info.shape)):
@@ -142,7 +143,7 @@ class Reader:
         try:
             if all(self._mapped_file(info) is not None for info in infos):
                 return {info.name: self.tensor(info.name) for info in infos}
-            with checkpoint.stream(names=_every, order="arrival", progress=False, memory_limit=_NO_LIMIT) as stream:
+            with checkpoint.stream(names=_every, order="arrival", progress=False, device_limit=_NO_LIMIT) as stream:
                 arrived = dict(stream)
                 self._count(stream, len(arrived))
         except WeightstreamError as error:
@@ -158,15 +159,15 @@ class Reader:
         for info in infos:
             self._check_dtype(info)
         parts = [part_of(info, None if plan is None else plan[info.name]) for info in infos]
-        settings = _config.resolve(
-            framework=self.framework,
-            device=self._device if device is None else device,
-            backend=checkpoint._settings.backend,
-            concurrency=concurrency,
-            order="arrival",
-            progress=False,
-        )
         try:
+            settings = _config.resolve(
+                framework=self.framework,
+                device=self._device if device is None else device,
+                backend=checkpoint._settings.backend,
+                concurrency=concurrency,
+                order="arrival",
+                progress=False,
+            )
             stream = checkpoint._stream_of_parts(parts, settings)
         except WeightstreamError as error:
             reraise(error)

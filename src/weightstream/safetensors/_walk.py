@@ -77,6 +77,11 @@ class Walk:
                 self._front = self._planned = position
                 return
 
+    def plan_from(self, name: str) -> None:
+        """Takes back what was planned from `name` on."""
+        if self._order is not None:
+            self._planned = self._order.position(name)
+
     def is_behind(self, names: Iterable[str]) -> bool:
         """Whether the caller is past all of them."""
         order = self._order
