@@ -27,10 +27,14 @@ class Allowance:
     """
 
     def __init__(self) -> None:
+        self.idle_seconds = _IDLE_SECONDS
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins anew, as in a forked child: it has no threads, its lock may be taken for ever, and nothing is read."""
         self._lock = threading.RLock()  # a finalizer may run in the thread that holds it
         self.used = 0
         self.peak = 0
-        self.idle_seconds = _IDLE_SECONDS
         self._watched: weakref.WeakSet[_Idle] = weakref.WeakSet()
         self._watching = False
 
@@ -78,10 +82,4 @@ class Allowance:
 # Of the process: many handles are open at a time, one for each file of a checkpoint.
 allowance = Allowance()
 
-
-def _after_fork() -> None:
-    # In a child the thread does not exist, the lock may be taken for ever, and nothing has been read ahead.
-    allowance.__init__()  # type: ignore[misc]
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=allowance.reset)

@@ -59,6 +59,7 @@ class ReadAhead:
         self._window_of: dict[str, Window] = {}
         self._last_asked = 0.0
         self._failed = False
+        self._ended = False  # a window, since windows were started
         self._tensors = 0
         self._bytes_read = 0
 
@@ -71,8 +72,9 @@ class ReadAhead:
                 self._failed = False
                 self._walk.restart()
             self._walk.step(name, sliced=sliced)
-            if self._walk.walking and not self._failed:
-                self._top_up()
+            # Nothing is to be done while what is asked for is there, which is nearly always.
+            if (self._ended or name not in self._window_of) and self._walk.walking and not self._failed:
+                self._ended = not self._top_up()
             self._asked.add(name)
             window = self._window_of.pop(name, None)
         if window is None:
@@ -111,30 +113,31 @@ class ReadAhead:
 
     # Under the lock.
 
-    def _top_up(self) -> None:
-        """Starts windows for what comes next, as long as few are reading and there is room."""
+    def _top_up(self) -> bool:
+        """Starts windows for what comes next, until enough are reading; False if that has to wait for room."""
         needed = min(self._window_bytes, self._total_bytes)
         while self._reading() < _MOST_READING:
             if not self._make_room(needed):
-                return
+                return False
             names = self._next_names()
             nbytes = sum(self._sizes[name] for name in names)
             if not names:
-                return
+                break
             if not self._make_room(nbytes) or not allowance.take(nbytes, self._limit):  # other handles were quicker
                 self._walk.plan_from(names[0])
-                return
+                return False
             try:
                 window = Window(self._start(names))
             except WeightstreamError as error:  # who reads a tensor gets the error that concerns it
                 allowance.give_back(nbytes)
                 self._failed = True
                 _log.logger.debug("reading ahead failed: %s", error)
-                return
+                break
             self._windows[window] = set(names)
             self._window_of.update(dict.fromkeys(names, window))
             allowance.watch(self)
             _log.logger.debug("reading ahead: %d tensors, %d bytes, from %r on", len(names), nbytes, names[0])
+        return True
 
     def _next_names(self) -> list[str]:
         names: list[str] = []
@@ -171,6 +174,7 @@ class ReadAhead:
         left.discard(name)
         allowance.give_back(self._sizes[name])
         self._tensors += came
+        self._ended = self._ended or window.drained
         if not came:
             self._failed = True
         if not came or not left:

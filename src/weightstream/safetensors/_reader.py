@@ -116,7 +116,8 @@ class Reader:
             if file is not None:
                 self._add(mapped=1)
                 return file.tensor(self._maker(), info)
-            tensor = self._read_ahead().take(name, sliced=sliced)
+            ahead = self._ahead or self._begin_ahead()
+            tensor = ahead.take(name, sliced=sliced)
             return self._read_alone(name) if tensor is MISSING else tensor
         except WeightstreamError as error:
             reraise(error)
@@ -257,7 +258,7 @@ class Reader:
             self._framework = frameworks.get(self.framework, self._device)
         return self._framework
 
-    def _read_ahead(self) -> ReadAhead:
+    def _begin_ahead(self) -> ReadAhead:
         checkpoint = self.checkpoint
         with self._lock:
             if self._ahead is None:
