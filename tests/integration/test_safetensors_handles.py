@@ -73,6 +73,17 @@ def test_the_environment_decides_too(model: Model, backend: str, mapped: int, mo
         assert handle.stats.mapped == 0
 
 
+def test_a_dtype_that_the_environment_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTSTREAM_DTYPE", "float32")
+    tensors = {f"t{i}": torch.randn(40, 30).bfloat16() for i in range(4)}
+    save_file(tensors, tmp_path / "m.safetensors")
+    with safe_open(tmp_path / "m.safetensors", "pt") as handle:
+        for name, tensor in tensors.items():
+            assert torch.equal(handle.get_tensor(name), tensor.float())
+            assert torch.equal(handle.get_slice(name)[3:7], tensor.float()[3:7])
+        assert handle.get_tensors()["t2"].dtype == torch.float32
+
+
 def test_a_file_that_is_replaced_is_mapped_as_it_was(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     path, tensors = model
     monkeypatch.setenv("WEIGHTSTREAM_BACKEND", "mmap")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -230,10 +229,11 @@ def test_the_end_of_the_walk_ends_it(model: Model) -> None:
 def test_nobody_who_asks_for_long_ends_it_and_the_next_walk_begins_it(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    allowance.reset()  # the thread of an earlier test sleeps for seconds
     monkeypatch.setattr(allowance, "idle_seconds", 0.05)
     handle = begun(model[0])
     wait_until(lambda: allowance.used == 0)
-    wait_until(lambda: not any(thread.name == "weightstream-idle" for thread in threading.enumerate()))
+    wait_until(lambda: not allowance.watching)
     assert core_threads() == []
     monkeypatch.undo()
     got = {name: handle.get_tensor(name) for name in keys(handle)}

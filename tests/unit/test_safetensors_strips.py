@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import weightstream as ws
 from weightstream._tensors import TensorInfo
 from weightstream.safetensors import safe_open
 from weightstream.safetensors._strips import plan_strips
@@ -78,3 +79,17 @@ def test_experts_of_a_rank_are_read_alone(tmp_path: Path) -> None:
             part = handle.get_slice("experts")[:, rank * 256 : (rank + 1) * 256]
             assert torch.equal(part, experts[:, rank * 256 : (rank + 1) * 256])
             assert part.nbytes <= handle.stats.bytes_read <= part.nbytes + 8 * 8192
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([("a", 0, 40, (10,)), ("a", 39, 80, (10,))], "parts overlap"),
+        ([("a", 0, 401, (100,))], "outside of the tensor"),
+        ([("a", 8, 4, (0,))], "outside of the tensor"),
+    ],
+)
+def test_parts_that_are_none(tmp_path: Path, parts: Any, message: str) -> None:
+    save_file({"a": torch.arange(100, dtype=torch.int32)}, tmp_path / "m.safetensors")
+    with ws.open(tmp_path / "m.safetensors") as checkpoint, pytest.raises(ValueError, match=message):
+        checkpoint._stream_of_parts(parts, checkpoint._settings)

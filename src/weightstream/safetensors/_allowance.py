@@ -22,6 +22,7 @@ class Allowance:
     Attributes:
         used: bytes now.
         peak: the most bytes at any time.
+        watching: whether a thread looks for what nobody uses.
         idle_seconds: after so long without a request, what was read ahead for a handle is given back.
 
     """
@@ -36,7 +37,7 @@ class Allowance:
         self.used = 0
         self.peak = 0
         self._watched: weakref.WeakSet[_Idle] = weakref.WeakSet()
-        self._watching = False
+        self.watching = False
 
     def take(self, nbytes: int, limit: int) -> bool:
         """Takes `nbytes` if all that was taken stays within `limit`."""
@@ -56,8 +57,8 @@ class Allowance:
         """Stops `ahead` when nobody asks it for long."""
         with self._lock:
             self._watched.add(ahead)
-            if not self._watching:
-                self._watching = True
+            if not self.watching:
+                self.watching = True
                 threading.Thread(target=self._watch, name="weightstream-idle", daemon=True).start()
 
     def _watch(self) -> None:
@@ -67,7 +68,7 @@ class Allowance:
             self._stop_idle(now)
             with self._lock:
                 if not self._watched:
-                    self._watching = False
+                    self.watching = False
                     return
 
     def _stop_idle(self, now: float) -> None:
