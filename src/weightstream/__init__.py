@@ -19,6 +19,7 @@ from ._errors import (
     ConfigError,
     DeviceError,
     FormatError,
+    MismatchError,
     NotFoundError,
     ProtocolError,
     ServerError,
@@ -34,6 +35,7 @@ from ._tensors import SourceInfo, TensorInfo, TensorSlice
 from ._version import __version__
 
 if _TYPE_CHECKING:
+    from ._load_into import load_into
     from ._patch import patch_safetensors
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "ConfigError",
     "DeviceError",
     "FormatError",
+    "MismatchError",
     "NotFoundError",
     "ProtocolError",
     "ServerError",
@@ -59,6 +62,7 @@ __all__ = [
     "WeightstreamError",
     "__version__",
     "load",
+    "load_into",
     "open",
     "patch_safetensors",
     "release_pinned_memory",
@@ -66,7 +70,7 @@ __all__ = [
 ]
 
 # Public names that are imported when they are first used, and the modules that have them.
-_LATE = {"patch_safetensors": "_patch"}
+_LATE = {"load_into": "_load_into", "patch_safetensors": "_patch"}
 
 
 def __getattr__(name: str) -> _Any:

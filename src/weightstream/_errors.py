@@ -14,6 +14,7 @@ Each is also the builtin exception that a caller would expect::
     ├── ProtocolError                          a server answered something else than was asked for
     ├── TimeoutError (builtins.TimeoutError)   a deadline passed
     ├── DeviceError (RuntimeError)             an accelerator is missing, failed, or is out of memory
+    ├── MismatchError (RuntimeError)           a checkpoint's tensors are not those of the module to load into
     ├── ClosedError (ValueError)               used after close(), or in a forked child
     └── ConfigError (ValueError)               a setting or a location that cannot work
 """
@@ -163,6 +164,10 @@ class TimeoutError(WeightstreamError, builtins.TimeoutError):
 
 class DeviceError(WeightstreamError, RuntimeError):
     """An accelerator is missing, failed, or is out of memory."""
+
+
+class MismatchError(WeightstreamError, RuntimeError):
+    """The tensors of a checkpoint are not those of the module that they are to be loaded into."""
 
 
 class ClosedError(WeightstreamError, ValueError):

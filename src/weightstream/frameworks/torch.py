@@ -157,8 +157,8 @@ class TorchFramework:
             raise ConfigError(f"into[{name!r}] is not a torch.Tensor")
         wanted = tensor_like(dtype, shape)
         problem: str | None = None
-        if tensor.device != self._own_device():
-            problem = f"is on {tensor.device}, and not on {self._own_device()}"
+        if tensor.device != self.own_device():
+            problem = f"is on {tensor.device}, and not on {self.own_device()}"
         elif (tensor.dtype, tuple(tensor.shape)) != wanted:
             problem = f"is {tensor.dtype} {tuple(tensor.shape)}; the checkpoint has {wanted[0]} {wanted[1]}"
         else:
@@ -178,8 +178,13 @@ class TorchFramework:
             return "has no memory on the device"
         return None
 
-    def _own_device(self) -> torch.device:
-        # "cuda" alone is the current device.
+    @property
+    def by_the_core(self) -> bool:
+        """Whether the core copies to the device, and to memory that the caller brings."""
+        return self._gpu is not None
+
+    def own_device(self) -> torch.device:
+        """The device with its index: "cuda" alone is the current one."""
         return torch.empty(0, device=self._device).device
 
     def index(self, tensor: torch.Tensor, index: Any) -> torch.Tensor:
