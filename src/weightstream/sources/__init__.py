@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, Union
 
 from .._errors import ConfigError, FormatError
-from . import local
+from . import local, stand_ins
 from .description import Description
 from .remote import TRANSPORT_OPTIONS, Access, File, LocalSource, RemoteSource, Source, Transport, printable
 
@@ -81,9 +81,14 @@ def resolve(location: Location, storage_options: Mapping[str, Any]) -> Resolved:
 
     resolved = Resolved()
     positions: dict[str, int] = {}
+    sources: list[Source]
+    weight_map: dict[str, int] | None
     with _Stores(location, storage_options) as stores:
         for part in stores.parts:
-            if _SCHEME.match(part):
+            stand_in = stores.stand_ins.get(part)
+            if stand_in is not None:
+                sources, weight_map = [stand_in], None
+            elif _SCHEME.match(part):
                 found = resolve_key(*stores.of(part))
                 sources, weight_map = found.sources, found.weight_map
             else:
@@ -183,6 +188,9 @@ class _Stores:
         if not parts:
             raise ConfigError("the location is an empty list; name at least one file")
         self.parts = [_part(part) for part in parts]
+        self.stand_ins = {part: source for part in self.parts if (source := stand_ins.source_of(part)) is not None}
+        if len(self.stand_ins) == len(set(self.parts)):
+            storage_options = {}  # each was found with its own
         self._options = storage_options
         self._opened: dict[tuple[str, str], Any] = {}
         schemes = dict.fromkeys(match[1].lower() for match in map(_SCHEME.match, self.parts) if match)

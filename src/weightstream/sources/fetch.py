@@ -6,12 +6,28 @@ from importlib import import_module
 from typing import Any
 
 from .. import _log
-from .._errors import FormatError, ProtocolError
+from .._errors import AuthError, FormatError, NotFoundError, ProtocolError
 from .._raw import raw_stream
 from .remote import RemoteSource
 from .renewal import Renewer
 
 _PIECE = 8 << 20
+
+
+def is_there(source: RemoteSource) -> bool:
+    """Whether there is such an object, and it may be read. Reads its beginning.
+
+    Raises:
+        WeightstreamError: what else asking for it met.
+
+    """
+    core: Any = import_module("weightstream._core")
+    try:
+        with Renewer([source]) as renewer, _log.forwarding() as log:
+            core.Sources.open(renewer.objects, log)
+    except (NotFoundError, AuthError):  # buckets that may not be listed refuse what is not there
+        return False
+    return True
 
 
 def fetch(source: RemoteSource, most_bytes: int) -> bytes:
