@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from pretrained import PLACES, Place, Put, assert_same_state, files_of, put_into, train
 
 import weightstream as ws
-from pretrained import PLACES, Place, Put, assert_same_state, files_of, put_into, train
 from weightstream.integrations import as_local_folder
 from weightstream.integrations.transformers import from_pretrained
 
