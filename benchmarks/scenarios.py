@@ -215,6 +215,22 @@ SCENARIOS: dict[str, Scenario] = {
             contenders=("fio", "weightstream", "safetensors", "safetensors-next", "runai", "fastsafetensors"),
             baseline="safetensors",
         ),
+        *(
+            Scenario(
+                name=f"transformers-{cache}",
+                question=f"How long, and how much memory, does from_pretrained of transformers take ({cache})?",
+                data="llama-4gb",
+                cache=cache,
+                contenders=("transformers", "transformers-weightstream"),
+                baseline="transformers",
+                sample_memory=True,
+                targets=(
+                    Target("transformers-weightstream", "speed", speed, of="transformers"),
+                    Target("transformers-weightstream", "peak memory growth, GB", 1.05, of="transformers"),
+                ),
+            )
+            for cache, speed in (("cold", 1.2), ("warm", 0.95))
+        ),
         Scenario(
             name="http-loopback",
             question="How fast, and at what cost in CPU time, does a file come over HTTP when the network is no limit?",

@@ -15,6 +15,7 @@ import torch
 from pretrained import PLACES, Place, Put, assert_same_state, files_of, put_into, train
 
 import weightstream as ws
+from processes import run
 from weightstream.integrations import as_local_folder
 from weightstream.integrations.transformers import from_pretrained
 
@@ -23,7 +24,7 @@ safetensors = pytest.importorskip("safetensors")
 
 pytestmark = pytest.mark.usefixtures("_quiet")
 
-TOKENS = torch.arange(24).reshape(2, 12)
+BATCH = {"input_ids": torch.arange(24).reshape(2, 12), "labels": torch.arange(24).reshape(2, 12)}
 SIZES = {
     "vocab_size": 128,
     "hidden_size": 64,
@@ -78,34 +79,38 @@ def put(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Put:
     return put_into(request.param, request, monkeypatch)
 
 
-def check(place: Place, folder: Path, tmp_path: Path, batch: dict[str, torch.Tensor], **settings: Any) -> Any:
-    """Loads a model by both, and compares it, its outputs, and what is saved after a step of training."""
-    theirs = transformers.AutoModel if settings else None
+def check(place: Place, folder: Path, batch: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+    """Loads a model by both, and compares it and its outputs."""
     config = json.loads((folder / "config.json").read_text())
     theirs = getattr(transformers, config["architectures"][0]).from_pretrained(folder)
-    ours = from_pretrained(place.location, storage_options=place.storage_options or None, **settings)
+    ours = from_pretrained(place.location, storage_options=place.storage_options or None)
     assert_same_state(ours, theirs)
     with torch.no_grad():
         assert torch.equal(ours(**batch)[0], theirs(**batch)[0])
+    return ours, theirs
+
+
+def check_training(ours: Any, theirs: Any, folder: Path, tmp_path: Path, batch: dict[str, torch.Tensor]) -> None:
+    """Trains both for a step, and compares what is saved then."""
     for model, name in ((ours, "ours"), (theirs, "theirs")):
         train(model, **batch)
         model.save_pretrained(tmp_path / name, max_shard_size="300KB")
     saved = files_of(tmp_path / "ours")
     assert saved == files_of(tmp_path / "theirs")
     assert saved != files_of(folder)
-    return ours
 
 
 @pytest.mark.parametrize("put", PLACES, indirect=True)
 def test_llama(put: Put, llama: Path, tmp_path: Path) -> None:
     place = put(llama)
-    model = check(place, llama, tmp_path, {"input_ids": TOKENS, "labels": TOKENS})
-    assert model.config.name_or_path == model.name_or_path == place.location
+    ours, theirs = check(place, llama, BATCH)
+    assert ours.config.name_or_path == ours.name_or_path == place.location
+    check_training(ours, theirs, llama, tmp_path, BATCH)
 
 
 @pytest.mark.parametrize("put", ["read", "s3"], indirect=True)
 def test_mixture_of_experts(put: Put, mixtral: Path, tmp_path: Path) -> None:
-    check(put(mixtral), mixtral, tmp_path, {"input_ids": TOKENS, "labels": TOKENS})
+    check_training(*check(put(mixtral), mixtral, BATCH), mixtral, tmp_path, BATCH)
 
 
 @pytest.mark.parametrize("put", ["read", "http"], indirect=True)
@@ -115,7 +120,9 @@ def test_minilm(put: Put, minilm: Path, tmp_path: Path) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     batch = dict(tokenizer(["A cat sits on the mat.", "Ein Satz."], padding=True, return_tensors="pt"))
     assert batch["input_ids"].shape[0] == 2
-    check(place, minilm, tmp_path, batch)
+    ours, theirs = check(place, minilm, batch)
+    if place.location == str(minilm):
+        check_training(ours, theirs, minilm, tmp_path, batch)
 
 
 @pytest.mark.parametrize("put", ["s3"], indirect=True)
@@ -234,13 +241,6 @@ class TestArguments:
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert type(from_pretrained(tmp_path)) is transformers.LlamaModel
 
-    def test_weights_of_a_model_stay_when_its_place_goes(
-        self, request: pytest.FixtureRequest, llama: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        place = put_into("s3", request, monkeypatch)(llama)
-        ours = from_pretrained(place.location, storage_options=place.storage_options)
-        assert_same_state(ours, transformers.LlamaForCausalLM.from_pretrained(llama))
-
     @pytest.mark.parametrize("put", ["s3"], indirect=True)
     def test_a_map_onto_the_disk_is_refused(self, put: Put, llama: Path, tmp_path: Path) -> None:
         pytest.importorskip("accelerate")
@@ -296,10 +296,50 @@ class TestWhatIsWrong:
             from_pretrained(os.fsencode("/models"))
 
 
-def test_file_urls_and_what_is_left_out(llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with as_local_folder(f"file://{llama}") as folder:
-        assert folder == str(llama)
-    with pytest.raises(ws.ConfigError, match="another host"), as_local_folder("file://host/models"):
-        pass
-    with caplog.at_level(logging.DEBUG, "weightstream"):
-        assert caplog.messages == []
+class TestFolders:
+    def test_a_file_url_is_the_folder(self, llama: Path) -> None:
+        with as_local_folder(f"file://{llama}") as folder:
+            assert folder == str(llama)
+        with pytest.raises(ws.ConfigError, match="another host"), as_local_folder("file://host/models"):
+            pass
+
+    @pytest.mark.parametrize("put", ["s3"], indirect=True)
+    def test_what_is_left_out(self, put: Put, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        folder = tmp_path / "repository"
+        (folder / "onnx").mkdir(parents=True)
+        for name in ("model.safetensors", "config.json", "pytorch_model.bin", "onnx/model.onnx", "Picture.PNG"):
+            (folder / name).write_bytes(b"{}")
+        place = put(folder)
+        with (
+            caplog.at_level(logging.DEBUG, "weightstream"),
+            as_local_folder(place.location, storage_options=place.storage_options) as there,
+        ):
+            assert files_of(Path(there)) == {"model.safetensors": b"", "config.json": b"{}"}
+        assert sum("left out: s3://models/" in message for message in caplog.messages) == 3
+
+
+def test_memory_is_that_of_the_model(tmp_path: Path) -> None:
+    sizes = {**SIZES, "hidden_size": 512, "intermediate_size": 2048, "vocab_size": 2048, "num_hidden_layers": 6}
+    config = transformers.LlamaConfig(**sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path, max_shard_size="40MB")
+    program = """
+        from weightstream.integrations.transformers import from_pretrained
+        import transformers
+
+        def memory(field):
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) << 10 for line in status if line.startswith(field))
+
+        transformers.utils.logging.disable_progress_bar()
+        from_pretrained(sys.argv[2])  # what is imported and allocated once
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # VmHWM begins anew
+        before = memory("VmRSS")
+        model = from_pretrained(sys.argv[1])
+        print(memory("VmHWM") - before, sum(parameter.nbytes for parameter in model.parameters()))
+    """
+    small = tmp_path / "small"
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).save_pretrained(small)
+    most, nbytes = map(int, run(program, tmp_path, small, WEIGHTSTREAM_BACKEND="pread").split())
+    assert nbytes > 90 << 20
+    assert most < nbytes + (32 << 20)
