@@ -60,7 +60,7 @@ def test_a_pipeline(put: Put, pipeline: Path) -> None:
 @pytest.mark.parametrize("put", ["read", "s3", "http"], indirect=True)
 def test_a_model_of_it_in_another_variant(put: Put, pipeline: Path) -> None:
     place = put(pipeline)
-    settings = {"subfolder": "unet", "variant": "fp16", "torch_dtype": torch.float16}
+    settings = {"subfolder": "unet", "variant": "fp16", "torch_dtype": torch.float16, "disable_mmap": True}
     ours = from_pretrained(
         place.location,
         model_class=diffusers.UNet2DModel,

@@ -242,6 +242,12 @@ class TestArguments:
         assert type(from_pretrained(tmp_path)) is transformers.LlamaModel
 
     @pytest.mark.parametrize("put", ["s3"], indirect=True)
+    def test_without_mappings_it_is_the_same(self, put: Put, llama: Path) -> None:
+        place = put(llama)
+        ours = from_pretrained(place.location, storage_options=place.storage_options, disable_mmap=True)
+        assert_same_state(ours, transformers.LlamaForCausalLM.from_pretrained(llama))
+
+    @pytest.mark.parametrize("put", ["s3"], indirect=True)
     def test_a_map_onto_the_disk_is_refused(self, put: Put, llama: Path, tmp_path: Path) -> None:
         pytest.importorskip("accelerate")
         place = put(llama)
@@ -316,6 +322,7 @@ class TestFolders:
         ):
             assert files_of(Path(there)) == {"model.safetensors": b"", "config.json": b"{}"}
         assert sum("left out: s3://models/" in message for message in caplog.messages) == 3
+        assert caplog.messages[-1] == f"{place.location}: 1 files are fetched, 1 are streamed"
 
 
 def test_memory_is_that_of_the_model(tmp_path: Path) -> None:

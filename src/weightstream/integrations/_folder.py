@@ -79,7 +79,10 @@ def as_local_folder(
         raise NotFoundError(f"the folder has no *{SUFFIX} file; other formats are not read", source=printable(where))
     with tempfile.TemporaryDirectory(prefix="weightstream-") as temporary:
         folder = os.path.realpath(temporary)
-        with standing_in(_fill(Path(folder), files, contents)), patch_safetensors():
+        stand_ins = _fill(Path(folder), files, contents)
+        fetched = sum(len(names) for _, _, names in os.walk(folder)) - len(stand_ins)
+        _log.logger.info("%s: %d files are fetched, %d are streamed", printable(where), fetched, len(stand_ins))
+        with standing_in(stand_ins), patch_safetensors():
             yield folder
 
 

@@ -46,4 +46,6 @@ def from_pretrained(
 
         model_class = diffusers.DiffusionPipeline
     with as_local_folder(location, storage_options=storage_options, variant=kwargs.get("variant")) as folder:
+        if folder != os.fspath(location):
+            kwargs.pop("disable_mmap", None)  # nothing is mapped; it would read the empty files of the folder
         return model_class.from_pretrained(folder, **kwargs)

@@ -46,10 +46,13 @@ def from_pretrained(
 
     """
     with as_local_folder(location, storage_options=storage_options, variant=kwargs.get("variant")) as folder:
+        remote = folder != os.fspath(location)
+        if remote:
+            kwargs.pop("disable_mmap", None)  # nothing is mapped; it would read the empty files of the folder
         chosen = _saved_class(folder, kwargs.get("subfolder", "")) if model_class is None else model_class
         loaded = chosen.from_pretrained(folder, *args, **kwargs)
     model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
-    if folder != os.fspath(location):
+    if remote:
         if "disk" in getattr(model, "hf_device_map", {}).values():
             raise ConfigError(
                 "the device map leaves parts of the model on the disk, from where they are read again and again; "
