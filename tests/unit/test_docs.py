@@ -54,7 +54,7 @@ def names_a_test(text: str, path: Path) -> bool:
     if text == path.name:
         return path.is_file()
     suite, _, name = text.rpartition(".")
-    pattern = rf"^TEST\w*\({suite}, {name}\)" if suite else rf"^def {text}\("
+    pattern = rf"^TEST\w*\({suite}, {name}\)" if suite else rf"^ *def {text}\("
     return re.search(pattern, path.read_text(), re.MULTILINE) is not None
 
 
