@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from fetching import clean_environment, model
 
 from servers.s3 import S3Server
@@ -16,6 +17,15 @@ def environment(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
     """No credentials, endpoints and certificates of whoever runs the tests, and an empty home."""
     with clean_environment(tmp_path) as patch:
         yield patch
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread: small models gain nothing by more, which wait for each other in a loop."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from weightstream.integrations import as_local_folder
 transformers = pytest.importorskip("transformers")
 accelerate = pytest.importorskip("accelerate")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 4, "vocab_size": 64}
 
 

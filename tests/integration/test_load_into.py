@@ -18,7 +18,7 @@ import weightstream as ws
 from fake_gpu import FakeGpu, fake_gpu
 from processes import run
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_leaks")
 
 WIDTH = 700  # of layers that the first read of a file does not bring as a whole
 

@@ -16,8 +16,11 @@ from weightstream.integrations.peft import from_pretrained, load_adapter
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-# Of what peft itself asks of transformers.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+# The warning is of what peft itself asks of transformers.
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 TOKENS = torch.arange(24).reshape(2, 12)
 

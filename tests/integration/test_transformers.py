@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,13 @@ import torch
 from pretrained import PLACES, Place, Put, assert_same_state, files_of, put_into, train
 
 import weightstream as ws
-from processes import run
 from weightstream.integrations import as_local_folder
 from weightstream.integrations.transformers import from_pretrained
 
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors")
 
-pytestmark = pytest.mark.usefixtures("_quiet")
+pytestmark = pytest.mark.usefixtures("one_thread", "_quiet")
 
 BATCH = {"input_ids": torch.arange(24).reshape(2, 12), "labels": torch.arange(24).reshape(2, 12)}
 SIZES = {
@@ -325,28 +326,27 @@ class TestFolders:
         assert caplog.messages[-1] == f"{place.location}: 1 files are fetched, 1 are streamed"
 
 
-def test_memory_is_that_of_the_model(tmp_path: Path) -> None:
+def test_memory_is_that_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTSTREAM_BACKEND", "pread")
     sizes = {**SIZES, "hidden_size": 512, "intermediate_size": 2048, "vocab_size": 2048, "num_hidden_layers": 6}
-    config = transformers.LlamaConfig(**sizes)
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path, max_shard_size="40MB")
-    program = """
-        from weightstream.integrations.transformers import from_pretrained
-        import transformers
-
-        def memory(field):
-            with open("/proc/self/status") as status:
-                return next(int(line.split()[1]) << 10 for line in status if line.startswith(field))
-
-        transformers.utils.logging.disable_progress_bar()
-        from_pretrained(sys.argv[2])  # what is imported and allocated once
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # VmHWM begins anew
-        before = memory("VmRSS")
-        model = from_pretrained(sys.argv[1])
-        print(memory("VmHWM") - before, sum(parameter.nbytes for parameter in model.parameters()))
-    """
-    small = tmp_path / "small"
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).save_pretrained(small)
-    most, nbytes = map(int, run(program, tmp_path, small, WEIGHTSTREAM_BACKEND="pread").split())
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+    nbytes = sum(parameter.nbytes for parameter in model.parameters())
     assert nbytes > 90 << 20
-    assert most < nbytes + (32 << 20)
+    model.save_pretrained(tmp_path, max_shard_size="40MB")
+
+    def memory(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
+
+    def most(load: Callable[[], Any]) -> int:
+        """How much it takes at most."""
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+        before = memory("VmRSS")
+        loaded = load()
+        assert loaded.num_parameters() == model.num_parameters()
+        return memory("VmHWM") - before
+
+    slack = 32 << 20
+    assert most(lambda: from_pretrained(tmp_path)) < nbytes + slack
+    assert most(lambda: from_pretrained(tmp_path).double()) > nbytes + slack  # the measure tells
