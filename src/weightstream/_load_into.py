@@ -254,7 +254,7 @@ def _raise_for(module: object, missing: list[str], unexpected: list[str], differ
     if missing:
         lines.append(f"the checkpoint lacks {len(missing)}: {', '.join(map(repr, missing))}")
     if unexpected:
-        lines.append(f"the module has no {len(unexpected)} of the checkpoint: {', '.join(map(repr, unexpected))}")
+        lines.append(f"the module lacks {len(unexpected)} of the checkpoint's: {', '.join(map(repr, unexpected))}")
     if differing:
         lines.append("shapes differ of " + "; ".join(differing))
     if lines:

@@ -104,23 +104,22 @@ class ModuleTensors:
     Attributes:
         sinks: what takes the tensor of a key; in the module's order. Keys of submodules that load themselves are not
             among them.
-        self_loading: these submodules.
 
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.sinks: dict[str, Target | ExtraState] = {}
-        self.self_loading: list[SelfLoading] = []
+        self._self_loading: dict[str, SelfLoading] = {}  # by prefix
         self._targets: dict[int, Target] = {}
         for path, owner in module.named_modules(remove_duplicate=False):
             prefix = f"{path}." if path else ""
             if self.self_loading_of(prefix) is not None:
                 continue
-            if _loads_itself(owner) or (
-                owner is module and type(owner).load_state_dict is not nn.Module.load_state_dict
-            ):
-                self.self_loading.append(SelfLoading(owner, prefix))
+            # Of the whole module alone does torch call a load_state_dict of its own.
+            whole = owner is module and type(owner).load_state_dict is not nn.Module.load_state_dict
+            if whole or _loads_itself(owner):
+                self._self_loading[prefix] = SelfLoading(owner, prefix)
                 continue
             for name, tensor in _persistent(owner):
                 target = self._targets.setdefault(id(tensor), Target(tensor))
@@ -132,7 +131,15 @@ class ModuleTensors:
 
     def self_loading_of(self, key: str) -> SelfLoading | None:
         """The submodule that loads itself which a key belongs to."""
-        return next((own for own in self.self_loading if key.startswith(own.prefix)), None)
+        if not self._self_loading:
+            return None
+        ends = [0, *(place + 1 for place, char in enumerate(key) if char == ".")]
+        return next((own for end in ends if (own := self._self_loading.get(key[:end])) is not None), None)
+
+    @property
+    def self_loading(self) -> list[SelfLoading]:
+        """The submodules that load themselves."""
+        return list(self._self_loading.values())
 
     def missing(self, given: Iterable[str]) -> list[str]:
         """The keys that a checkpoint with the keys `given` lacks. Of tied ones, one is enough."""

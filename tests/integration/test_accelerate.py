@@ -25,8 +25,8 @@ SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("llama")
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).save_pretrained(folder, max_shard_size="40KB")
-    assert len(list(folder.glob("*.safetensors"))) > 2
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).save_pretrained(folder, max_shard_size="80KB")
+    assert len(list(folder.glob("*.safetensors"))) == 2
     return folder
 
 
@@ -58,7 +58,7 @@ def empty_model() -> Any:
 
 
 @pytest.mark.parametrize("device_map", [{"": "cpu"}, {"model": "cpu", "lm_head": "cpu"}], ids=str)
-@pytest.mark.parametrize("put", ["mapped", "read", "s3"], indirect=True)
+@pytest.mark.parametrize("put", ["read", "s3"], indirect=True)
 def test_load_checkpoint_in_model(put: Put, folder: Path, opened: list[Any], device_map: Any) -> None:
     place = put(folder)
     ours = empty_model()
