@@ -116,6 +116,22 @@ def resolve(
     )
 
 
+def flag(name: str, *, default: bool = False) -> bool:
+    """Whether ``WEIGHTSTREAM_<name>`` says yes.
+
+    Raises:
+        ConfigError: it is neither true nor false.
+
+    """
+    variable = PREFIX + name
+    text = os.environ.get(variable, "").strip().lower()
+    if not text:
+        return default
+    if text not in _TRUE + _FALSE:
+        raise ConfigError(f"{variable}={text!r} is neither true nor false")
+    return text in _TRUE
+
+
 def show_progress(value: bool | None, *, default: bool) -> bool:
     """Whether to show a progress bar: a program shows one when told to, a command unless told not to.
 
@@ -123,15 +139,7 @@ def show_progress(value: bool | None, *, default: bool) -> bool:
         ConfigError: the environment variable is neither true nor false.
 
     """
-    if value is not None:
-        return bool(value)
-    variable = PREFIX + "PROGRESS"
-    text = os.environ.get(variable, "").strip().lower()
-    if not text:
-        return default
-    if text not in _TRUE + _FALSE:
-        raise ConfigError(f"{variable}={text!r} is neither true nor false")
-    return text in _TRUE
+    return flag("PROGRESS", default=default) if value is None else bool(value)
 
 
 def _first(value: Any, variable: str, default: Any) -> Any:
