@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from types import NoneType
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from vllm.platforms import current_platform
 from vllm.transformers_utils.runai_utils import is_runai_obj_uri
 
 from .._errors import ConfigError
+from ..runai import _environment
+from ..runai.credentials import storage_options
 from ..sources import Location
-from ._engine import Bar, LoaderSettings, stream_weights
+from ._engine import Bar, LoaderSettings, is_url, stream_weights
 
 _OPTION = "model_loader_extra_config"
 _PREPARE = ["self", "model_name_or_path", "subfolder", "revision", "fall_back_to_pt", "allow_patterns_overrides"]
@@ -118,13 +121,22 @@ class WeightstreamModelLoader(DefaultModelLoader):  # type: ignore[misc]
             self.counter_before_loading_weights = time.perf_counter()
         weights = stream_weights(
             location,
-            self._settings,
+            self._settings_at(location),
             device=self._device(),
             wanted=self._wanted(source.is_unused_weight),
             logger=logger,
             bar=partial(_bar, self.load_config.use_tqdm_on_load),
         )
         return ((source.prefix + name, tensor) for name, tensor in weights) if source.prefix else weights
+
+    def _settings_at(self, location: Location) -> LoaderSettings:
+        if not is_url(location):
+            return self._settings
+        # vLLM pulled the configuration of this model by the Run:ai API: its variables reach the weights, too.
+        options = storage_options([location], None) if isinstance(location, str) else {}
+        return dataclasses.replace(
+            self._settings, storage_options={**options, **(self._settings.storage_options or {})}
+        )
 
     def _wanted(self, is_unused: Callable[[str], bool] | None) -> Callable[[str], bool] | None:
         """The filter by name: experts of other ranks, and what the model does not load."""
@@ -148,18 +160,18 @@ class RunaiModelLoader(WeightstreamModelLoader):
 
     def _settings_of(self, extra_config: Any) -> LoaderSettings:
         if isinstance(extra_config, dict):
-            # Each rank reads what it needs, and nothing is passed on between them.
+            # Each rank reads for itself: nothing is passed on between them.
             extra_config = {key: value for key, value in extra_config.items() if key != "distributed"}
-            if extra_config.get("memory_limit") in (-1, 0):  # Run:ai's words for "none" and "as little as possible"
-                unlimited = extra_config["memory_limit"] == -1
-                extra_config["memory_limit"] = None if unlimited else "64MiB"
+            if type(extra_config.get("memory_limit")) in (int, NoneType):
+                extra_config["memory_limit"] = _environment.memory_limit(extra_config.get("memory_limit"))
+            if extra_config.get("concurrency") is None:
+                extra_config["concurrency"] = _environment.concurrency()
         return super()._settings_of(extra_config)
 
 
 def _below(url: str, source: DefaultModelLoader.Source) -> str:
     """The location of a source in an object store: its folder, or the files that the model asks for."""
-    folder = "/".join(part.strip("/") for part in (source.subfolder,) if part)
-    location = f"{url.rstrip('/')}/{folder}" if folder else url
+    location = f"{url.rstrip('/')}/{source.subfolder.strip('/')}" if source.subfolder else url
     if source.allow_patterns_overrides is None:
         return location
     patterns = [pattern for pattern in source.allow_patterns_overrides if pattern.endswith(".safetensors")]

@@ -7,14 +7,13 @@ tokenizer of such a model by the Run:ai package. Both are widened here, and noth
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 from vllm.config import VllmConfig
 from vllm.transformers_utils import runai_utils
 from vllm.transformers_utils.runai_utils import is_runai_obj_uri
 from vllm.utils.import_utils import PlaceholderModule
 
-from .._pull import pull
+from ..runai import pull_files
 
 _CHECK = "try_verify_and_update_config"
 
@@ -48,14 +47,7 @@ def allow_object_urls(load_format: str, accepted: str) -> None:
 
 
 def pull_without_runai(*, always: bool) -> None:
-    """Lets weightstream pull what is not weights: where the Run:ai package is not there, or `always`."""
+    """Lets weightstream pull what is not weights: where there is no package of Run:ai's name, or `always`."""
     absent = isinstance(getattr(runai_utils, "runai_model_streamer", None), PlaceholderModule)
     if absent or always:
         runai_utils.runai_pull_files = pull_files
-
-
-def pull_files(
-    model_path: str, dst: str, allow_pattern: Sequence[str] | None = None, ignore_pattern: Sequence[str] | None = None
-) -> None:
-    """Copies files of a model in an object store to a folder, unless they are there already."""
-    pull(model_path, dst, include=allow_pattern, exclude=ignore_pattern, progress=False)
