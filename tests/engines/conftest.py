@@ -31,6 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Models:
     made = Models(
         one=write_llama(folder / "one", 1),
         sharded=write_llama(folder / "sharded", 1, shards=3),
+        twice=write_llama(folder / "twice", 1, shards=2, twice=True),
         other=write_llama(folder / "other", 2),
         in_s3="s3://models/llama",
     )

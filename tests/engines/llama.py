@@ -30,8 +30,11 @@ _CONFIG = {
 }
 
 
-def write_llama(folder: Path, seed: int, shards: int = 1) -> Path:
-    """Writes a model: its weights depend on the seed, and in how many files they lie does not change them."""
+def write_llama(folder: Path, seed: int, shards: int = 1, *, twice: bool = False) -> Path:
+    """Writes a model: its weights depend on the seed, and in how many files they lie does not change them.
+
+    `twice`: a file of another format lies beside them, as in some repositories; the index leaves it out.
+    """
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(_CONFIG))
     tensors = _weights(seed)
@@ -45,8 +48,8 @@ def write_llama(folder: Path, seed: int, shards: int = 1) -> Path:
         save_file(part, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    # The same weights under other names, as some models have them beside: the index leaves them out.
-    save_file({"tok_embeddings.weight": torch.zeros(1)}, folder / "consolidated.safetensors")
+    if twice:
+        save_file({"tok_embeddings.weight": torch.zeros(1)}, folder / "consolidated.safetensors")
     return folder
 
 

@@ -16,10 +16,10 @@ def test_the_load_format_weightstream(tmp_path: Path, models: Models, s3: S3Serv
         tmp_path,
         case(models.one, "safetensors", reload=[models.other]),
         case(models.one, "weightstream", {"concurrency": 2, "memory_limit": "64MiB", "device": "cpu"}),
-        case(models.sharded, "weightstream"),
+        case(models.twice, "weightstream"),
         case(models.one, "weightstream", reload=[models.other, models.sharded, f"{models.in_s3}/other"]),
         case(f"{models.in_s3}/one", "weightstream"),
-        case(f"{models.in_s3}/sharded", "weightstream", reload=[models.other]),
+        case(f"{models.in_s3}/twice", "weightstream", reload=[models.other]),
         case(models.one, "weightstream", {"conccurency": 2}),
         # Nothing but weightstream is there: the configuration of a model in S3 comes by it as well.
         without=[RUNAI],

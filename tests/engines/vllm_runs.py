@@ -15,14 +15,19 @@ from servers.s3 import READER, REGION, S3Server
 
 HERE = Path(__file__).parent
 LOADED = "weightstream loaded"  # of the line at the end of each load
+PROMPTS = [[1, 2, 3, 4, 5], [200, 100]]
 
 
 @dataclass(frozen=True)
 class Models:
-    """Two Llamas; of the first the same weights in several files as well. And all of them in S3."""
+    """Two Llamas; of the first the same weights in several files, too, also beside a file that does not count.
+
+    All of them are in S3 as well.
+    """
 
     one: Path
     sharded: Path
+    twice: Path
     other: Path
     in_s3: str
 
@@ -63,7 +68,7 @@ def reaching(server: S3Server) -> dict[str, str]:
 def generate(home: Path, *cases: Any, without: Sequence[str] = (), **variables: str) -> Run:
     """Runs cases in one process of vLLM, in which the modules `without` are as if they were not installed."""
     results = home / "results.json"
-    request = json.dumps({"without": without, "cases": cases})
+    request = json.dumps({"without": without, "prompts": PROMPTS, "cases": cases})
     program = subprocess.run(
         [sys.executable, HERE / "generate.py", request, results],
         env=engine_environment(home, **variables),

@@ -93,15 +93,13 @@ class WeightstreamModelLoader(DefaultModelLoader):  # type: ignore[misc]
         if self.load_config.safetensors_load_strategy == "torchao":
             # Its tensors are put together from several.
             return super()._get_weights_iterator(source)  # type: ignore[no-any-return]
-        folder, files, use_safetensors, index = self._prepare_weights(
+        folder, files, _, index = self._prepare_weights(
             source.model_or_path,
             source.subfolder,
             source.revision,
             source.fall_back_to_pt,
             source.allow_patterns_overrides,
         )
-        if not use_safetensors:
-            return super()._get_weights_iterator(source)  # type: ignore[no-any-return]
         files = self._without_language_model(folder, files, index)
         return self._stream(sorted(files, key=weight_utils._natural_sort_key), source)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import json
+import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,9 +69,6 @@ def _register() -> None:
     if LOAD_FORMAT in LOAD_FORMAT_CHOICES:
         return
     HookRegistry.register(_CONFIG, take_up, HookType.AROUND)
-    HookRegistry.register(_LOADER, choose_iterator, HookType.AROUND)
-    for iterator in _ITERATORS:
-        HookRegistry.register(iterator, read_files, HookType.AROUND)
     add_load_format_choices([LOAD_FORMAT])
 
 
@@ -79,10 +77,10 @@ def take_up(verify: Callable[[Any], None], config: Any) -> None:
 
     Raises:
         ConfigError: the extra configuration has an unknown key, or a value that cannot work.
+        RuntimeError: this SGLang's default loader is another one.
 
     """
-    load_format = getattr(config.load_format, "value", config.load_format)
-    if isinstance(load_format, str) and load_format.lower() == LOAD_FORMAT:
+    if isinstance(config.load_format, str) and config.load_format.lower() == LOAD_FORMAT:
         extra = config.model_loader_extra_config or {}
         if isinstance(extra, str):
             extra = json.loads(extra)
@@ -91,7 +89,29 @@ def take_up(verify: Callable[[Any], None], config: Any) -> None:
         config.weightstream = _Memory.settings
         config.model_loader_extra_config = {}  # the default loader refuses keys that it does not know
         config.load_format = "safetensors"
+        _hook_loader()
     verify(config)
+
+
+def _hook_loader() -> None:
+    """Hooks the default loader: only now, because most of SGLang's processes load nothing and never import it."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    hooks = {_LOADER: choose_iterator, **dict.fromkeys(_ITERATORS, read_files)}
+    for target, hook in hooks.items():
+        if not _is_hooked(target):
+            HookRegistry.register(target, hook, HookType.AROUND)
+    HookRegistry.apply_hooks()  # it logs what fails, and goes on
+    for target in hooks:
+        if not _is_hooked(target):
+            raise RuntimeError(f"weightstream {__version__} does not work with this SGLang: {target} cannot be hooked")
+
+
+def _is_hooked(target: str) -> bool:
+    try:
+        return hasattr(pkgutil.resolve_name(target), "__wrapped__")
+    except (AttributeError, ImportError):
+        return False
 
 
 def choose_iterator(choose: Callable[..., Any], loader: Any, *args: Any, **kwargs: Any) -> Any:
