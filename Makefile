@@ -64,6 +64,10 @@ fuzz-minute: $(STAMPS)/tools $(STAMPS)/system-test
 pytest: $(STAMPS)/package $(STAMPS)/servers ## Run the Python tests against the installed package (PYTEST_ARGS="-k name")
 	@$(STAGE) "pytest" scripts/pytest.sh $(BIN) $(PYTEST_ARGS)
 
+.PHONY: engines
+engines: $(STAMPS)/package ## Run vLLM with weightstream end to end, and SGLang's modules (ENGINES_ARGS="-k name")
+	@$(STAGE) "engines" scripts/engines.sh $(BIN)/python $(ENGINES_ARGS)
+
 .PHONY: bench
 bench: $(STAMPS)/package ## Run the benchmarks (BENCH_ARGS="run cold-cpu", "list", "--help")
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -86,7 +90,7 @@ clean: ## Remove what was built; .venv stays
 
 .PHONY: distclean
 distclean: clean ## Remove .venv too
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-engines
 
 # The stamps lie in .venv, so that they go when it goes.
 

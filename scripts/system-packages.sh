@@ -4,13 +4,14 @@
 #   scripts/system-packages.sh build        what the package needs: a compiler, Python headers, liburing, simdjson, libcurl
 #   scripts/system-packages.sh test         that, and what its C++ tests, fuzzer and formatting need: GoogleTest, clang,
 #                                           clang-format; it can do without the last
+#   scripts/system-packages.sh engines      what the tests of inference engines need: libnuma
 #   scripts/system-packages.sh nginx DIR    unpacks nginx into DIR, if there is none; to install it would start a web
 #                                           server, now and at every boot
 #
 # PYTHON names the interpreter that the virtual environment is made from (python3).
 set -euo pipefail
 
-readonly what=${1:?usage: scripts/system-packages.sh build|test|nginx DIR}
+readonly what=${1:?usage: scripts/system-packages.sh build|test|engines|nginx DIR}
 readonly python=${PYTHON:-python3}
 [ "$what" != nginx ] || readonly into=${2:?usage: scripts/system-packages.sh nginx DIR}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,6 +25,7 @@ has_python_headers() {
   "$python" -c 'import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 }
 
+has_library() { [[ "$(PATH="$PATH:/usr/sbin:/sbin" ldconfig -p)" == *"$1"* ]]; }
 has_nginx() { { PATH="$PATH:/usr/sbin" command -v nginx || "$1/usr/sbin/nginx" -v; } >/dev/null 2>&1; }
 
 # Sets `missing` (package names), `needs_clang` and `wants_format`.
@@ -33,6 +35,10 @@ look() {
   wants_format=no
   if [ "$what" = nginx ]; then
     has_nginx "$into" || missing+=(nginx)
+    return
+  fi
+  if [ "$what" = engines ]; then
+    has_library libnuma.so.1 || missing+=(libnuma1)
     return
   fi
   command -v g++ >/dev/null || missing+=(g++)

@@ -113,7 +113,8 @@ def stream_weights(
     except DeviceError as error:
         if not _is_out_of_memory(error):
             raise
-        logger.warning("weightstream streams the rest of the weights to host memory: %s", error)
+        # As text: the error has the stream in its traceback, and with it memory of the device.
+        logger.warning("weightstream streams the rest of the weights to host memory: %s", str(error))
     else:
         return
 
