@@ -64,7 +64,7 @@ def test_the_name_of_run_ai_is_taken_over_on_request(monkeypatch: pytest.MonkeyP
     assert vllm.formats["runai_streamer"].__name__ == "RunaiModelLoader"
     assert vllm.runai_utils.runai_pull_files is not None
     made = loader(vllm, "runai_streamer", distributed=True, memory_limit=0, concurrency=8)
-    assert made._settings.keywords == {"memory_limit": 1, "concurrency": 8}
+    assert made._settings.keywords == {"memory_limit": 16 << 20, "concurrency": 8}
     monkeypatch.setenv("RUNAI_STREAMER_CONCURRENCY", "6")
     assert loader(vllm, "runai_streamer", memory_limit="1GiB")._settings.keywords == {
         "memory_limit": "1GiB",

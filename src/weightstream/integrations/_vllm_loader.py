@@ -161,7 +161,8 @@ class RunaiModelLoader(WeightstreamModelLoader):
             # Each rank reads for itself: nothing is passed on between them.
             extra_config = {key: value for key, value in extra_config.items() if key != "distributed"}
             if type(extra_config.get("memory_limit")) in (int, NoneType):
-                extra_config["memory_limit"] = _environment.memory_limit(extra_config.get("memory_limit"))
+                limit = _environment.memory_limit(extra_config.get("memory_limit"), _environment.LEAST_PINNED_BYTES)
+                extra_config["memory_limit"] = limit
             if extra_config.get("concurrency") is None:
                 extra_config["concurrency"] = _environment.concurrency()
         return super()._settings_of(extra_config)
