@@ -117,8 +117,8 @@ def install(monkeypatch: pytest.MonkeyPatch, *, cuda: bool = False, runai: bool 
         _natural_sort_key=lambda path: path,
         enable_tqdm=bool,
         _BAR_FORMAT=None,
+        filter_mm_encoder_only_safetensors_files=None,
     )
-    default_loader = _module("vllm.model_executor.model_loader.default_loader")
     runai_utils = _module(
         "vllm.transformers_utils.runai_utils", is_runai_obj_uri=is_runai_obj_uri, runai_pull_files="the package's"
     )
@@ -133,8 +133,6 @@ def install(monkeypatch: pytest.MonkeyPatch, *, cuda: bool = False, runai: bool 
         _module(
             "vllm.model_executor.model_loader",
             DefaultModelLoader=DefaultModelLoader,
-            default_loader=default_loader,
-            weight_utils=weight_utils,
             register_model_loader=register_model_loader,
             _LOAD_FORMAT_TO_MODEL_LOADER=formats,
         ),
@@ -144,7 +142,6 @@ def install(monkeypatch: pytest.MonkeyPatch, *, cuda: bool = False, runai: bool 
         _module("vllm.utils"),
         _module("vllm.utils.import_utils", PlaceholderModule=PlaceholderModule),
         weight_utils,
-        default_loader,
         runai_utils,
     ]
     for module in modules:

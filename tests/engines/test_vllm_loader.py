@@ -104,6 +104,14 @@ def test_weights_that_the_model_does_not_load_are_not_read(checkpoint: Path) -> 
     assert list(weights(ours._get_weights_iterator(unused))) == ["embed.weight"]
 
 
+def test_files_of_the_language_model_are_not_read_for_an_encoder_alone(checkpoint: Path) -> None:
+    default, ours = loaders()
+    default._encoder_only_lm_prefixes = ours._encoder_only_lm_prefixes = ("layers.",)
+    expected = weights(default._get_weights_iterator(source(checkpoint)))
+    assert sorted(expected) == ["embed.weight", "mtp.weight"]
+    assert weights(ours._get_weights_iterator(source(checkpoint))) == expected
+
+
 def test_secondary_weights_come_after_the_others(checkpoint: Path) -> None:
     model = SimpleNamespace(secondary_weights=[source(checkpoint, subfolder="vision", prefix="tower.")])
     config = SimpleNamespace(model=str(checkpoint), model_weights="", revision=None)

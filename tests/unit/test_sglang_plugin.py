@@ -83,6 +83,7 @@ def sglang(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     module(monkeypatch, "model_loader.loader", DefaultModelLoader=DefaultModelLoader)
     module(monkeypatch, "plugins.hook_registry", HookRegistry=registry, HookType=SimpleNamespace(AROUND="around"))
     module(monkeypatch, "server_args", LOAD_FORMAT_CHOICES=choices, add_load_format_choices=choices.extend)
+    monkeypatch.setattr(plugin._Memory, "hooked", False)
     monkeypatch.setattr(plugin._Memory, "settings", plugin.LoaderSettings())
     plugin.register()
     registry.apply_hooks()
@@ -150,4 +151,11 @@ def test_a_reload_has_the_settings_of_the_start(sglang: SimpleNamespace) -> None
 def test_a_loader_that_cannot_be_hooked_is_an_error(sglang: SimpleNamespace) -> None:
     sglang.registry.refused = plugin._LOADER
     with pytest.raises(RuntimeError, match="_get_weights_iterator cannot be hooked"):
+        sglang.LoadConfig("weightstream")
+
+
+def test_hooks_of_another_plug_in_are_an_error(sglang: SimpleNamespace) -> None:
+    sglang.registry.register(plugin._LOADER, lambda choose, *args: choose(*args), "around")
+    sglang.registry.apply_hooks()
+    with pytest.raises(RuntimeError, match=r"another plug-in has hooked .*_get_weights_iterator"):
         sglang.LoadConfig("weightstream")

@@ -133,6 +133,27 @@ def test_names_are_filtered_before_anything_is_read(vllm: SimpleNamespace) -> No
     assert [name for name in ("expert.1", "expert.2", "expert.3") if wanted(name)] == ["expert.2"]
 
 
+def test_an_encoder_alone_is_read_without_the_files_of_the_language_model(
+    vllm: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = blocks(2, 100)
+    folder = write_shards(tmp_path / "model", {f"{name}.safetensors": {name: tensors[name]} for name in tensors})
+    made = loader(vllm)
+    made._encoder_only_lm_prefixes = ("language.",)
+    source = fake_vllm.DefaultModelLoader.Source(str(folder), None)
+    for count in (1, 0):
+        monkeypatch.setattr(
+            sys.modules[type(made).__module__],
+            "filter_mm_encoder_only_safetensors_files",
+            lambda files, folder, index, prefixes, weights_mapper, count=count: sorted(files)[:count],
+        )
+        if count:
+            assert_same(made._get_weights_iterator(source), {"t000": tensors["t000"]})
+        else:
+            with pytest.raises(RuntimeError, match=f"leaves no file of {folder}"):
+                made._get_weights_iterator(source)
+
+
 def test_a_model_in_an_object_store_is_streamed_from_there(
     vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,3 +204,13 @@ def test_where_the_tensors_go(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_extra_keys_that_are_unknown(vllm: SimpleNamespace, extra: Any) -> None:
     with pytest.raises(ws.ConfigError, match="model_loader_extra_config"):
         vllm.formats["weightstream"](fake_vllm.LoadConfig("weightstream", extra))
+
+
+def test_a_vllm_that_checks_urls_elsewhere_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    vllm = fake_vllm.install(monkeypatch)
+    monkeypatch.delattr(fake_vllm.VllmConfig, "try_verify_and_update_config")
+    register()
+    assert "has no attribute 'try_verify_and_update_config'" in caplog.text
+    assert sorted(vllm.formats) == ["runai_streamer"]

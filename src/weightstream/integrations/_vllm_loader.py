@@ -15,8 +15,14 @@ from tqdm.auto import tqdm
 from vllm.config import ModelConfig
 from vllm.config.load import LoadConfig
 from vllm.logger import init_logger
-from vllm.model_executor.model_loader import DefaultModelLoader, default_loader, weight_utils
+from vllm.model_executor.model_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.ep_weight_filter import should_skip_weight
+from vllm.model_executor.model_loader.weight_utils import (
+    _BAR_FORMAT,
+    _natural_sort_key,
+    enable_tqdm,
+    filter_mm_encoder_only_safetensors_files,
+)
 from vllm.platforms import current_platform
 from vllm.transformers_utils.runai_utils import is_runai_obj_uri
 
@@ -101,13 +107,13 @@ class WeightstreamModelLoader(DefaultModelLoader):  # type: ignore[misc]
             source.allow_patterns_overrides,
         )
         files = self._without_language_model(folder, files, index)
-        return self._stream(sorted(files, key=weight_utils._natural_sort_key), source)
+        return self._stream(sorted(files, key=_natural_sort_key), source)
 
     def _without_language_model(self, folder: str, files: Sequence[str], index: str) -> Sequence[str]:
         """Of `files` those that --mm-encoder-only wants."""
         if self._encoder_only_lm_prefixes is None:
             return files
-        kept: Sequence[str] = default_loader.filter_mm_encoder_only_safetensors_files(
+        kept: Sequence[str] = filter_mm_encoder_only_safetensors_files(
             files, folder, index, self._encoder_only_lm_prefixes, weights_mapper=self._encoder_only_weights_mapper
         )
         if not kept:
@@ -183,8 +189,8 @@ def _bar(use_tqdm: bool, nbytes: int) -> Bar:
     bar: Bar = tqdm(
         total=nbytes,
         desc="Loading weights with weightstream",
-        disable=not weight_utils.enable_tqdm(use_tqdm),
-        bar_format=weight_utils._BAR_FORMAT,
+        disable=not enable_tqdm(use_tqdm),
+        bar_format=_BAR_FORMAT,
         unit="B",
         unit_scale=True,
         mininterval=1.0,

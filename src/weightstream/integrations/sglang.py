@@ -36,8 +36,9 @@ _loading: contextvars.ContextVar[LoaderSettings | None] = contextvars.ContextVar
 
 
 class _Memory:
-    """The settings that the engine was started with, which a reload is not given again."""
+    """What this process did: hooked the loader; the settings that it was started with, which a reload is not given."""
 
+    hooked = False
     settings = LoaderSettings()
 
 
@@ -97,14 +98,20 @@ def _hook_loader() -> None:
     """Hooks the default loader: only now, because most of SGLang's processes load nothing and never import it."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+    if _Memory.hooked:
+        return
     hooks = {_LOADER: choose_iterator, **dict.fromkeys(_ITERATORS, read_files)}
+    for target in hooks:
+        # The registry applies the hooks of a target once, and would pass over ours without a word.
+        if _is_hooked(target):
+            raise RuntimeError(f"weightstream cannot read for SGLang: another plug-in has hooked {target}")
     for target, hook in hooks.items():
-        if not _is_hooked(target):
-            HookRegistry.register(target, hook, HookType.AROUND)
+        HookRegistry.register(target, hook, HookType.AROUND)
     HookRegistry.apply_hooks()  # it logs what fails, and goes on
     for target in hooks:
         if not _is_hooked(target):
             raise RuntimeError(f"weightstream {__version__} does not work with this SGLang: {target} cannot be hooked")
+    _Memory.hooked = True
 
 
 def _is_hooked(target: str) -> bool:

@@ -47,12 +47,13 @@ def _register() -> None:
     from ._vllm_loader import RunaiModelLoader, WeightstreamModelLoader, check_contract
     from ._vllm_objects import allow_object_urls, pull_without_runai
 
+    # What may not fit comes first: a format that is registered has to work.
     check_contract()
-    registered = model_loader._LOAD_FORMAT_TO_MODEL_LOADER
     replace_runai = _config.flag("VLLM_RUNAI")
+    allow_object_urls(LOAD_FORMAT, RUNAI_FORMAT)
+    pull_without_runai(always=replace_runai)
+    registered = model_loader._LOAD_FORMAT_TO_MODEL_LOADER
     if registered.get(LOAD_FORMAT) is not WeightstreamModelLoader:
         model_loader.register_model_loader(LOAD_FORMAT)(WeightstreamModelLoader)
     if replace_runai and registered.get(RUNAI_FORMAT) is not RunaiModelLoader:
         model_loader.register_model_loader(RUNAI_FORMAT)(RunaiModelLoader)
-    allow_object_urls(LOAD_FORMAT, RUNAI_FORMAT)
-    pull_without_runai(always=replace_runai)
