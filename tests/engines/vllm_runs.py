@@ -76,6 +76,7 @@ def generate(home: Path, *cases: Any, without: Sequence[str] = (), **variables: 
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        timeout=800,
     )
     print(program.stdout)  # shown where a test fails
     lines = results.read_text().splitlines() if results.exists() else []
