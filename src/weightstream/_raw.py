@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,15 @@ from . import _log
 
 if TYPE_CHECKING:
     from ._core import RawStream, Sources
+
+_open_streams: set[RawStream] = set()
+
+
+@atexit.register
+def _close_open_streams() -> None:
+    # Core threads, and threads that wait in next(), must be gone before the interpreter takes its modules apart.
+    while _open_streams:
+        _open_streams.pop().close()
 
 
 @contextmanager
@@ -27,8 +38,13 @@ def raw_stream(
     stream: RawStream = core.RawStream.start(
         opened, ranges, memory_limit=memory_limit, concurrency=concurrency, called=time.monotonic()
     )
+    process = os.getpid()
+    _open_streams.add(stream)
     try:
         yield stream
     finally:
-        stream.close()
-        _log.forward(stream.drain_log())
+        if stream in _open_streams:  # else the interpreter ends: a thread that gives up the GIL in C++ then aborts it
+            _open_streams.discard(stream)
+            stream.close()
+        if os.getpid() == process:  # else locks may have been held at the fork
+            _log.forward(stream.drain_log())
