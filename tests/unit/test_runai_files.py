@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from weightstream.runai import (
     FileChunks,
     FileStreamer,
     SafetensorsStreamer,
+    file_streamer,
     list_safetensors,
     prepare_request,
     pull_files,
@@ -148,6 +151,53 @@ def test_the_order_of_calls(path: str, no_leaks: Callable[[], None]) -> None:
         chunks = streamer.get_chunks()
         next(chunks)
     no_leaks()
+
+
+@pytest.mark.parametrize("taken", [1, 3], ids=["in the first round", "in a later one"])
+def test_reading_ends_with_the_streamer(taken: int, tmp_path: Path, no_leaks: Callable[[], None]) -> None:
+    """Whatever is left: ranges that are ready, or overlap those that were read so far."""
+    path = tmp_path / "big"
+    path.write_bytes(pattern(20_000_000, 1))
+    small = FileChunks.contiguous(0, str(path), 0, [1000] * 100)
+    overlapping = FileChunks(1, str(path), [0] * 4, [20_000_000] * 4)
+    with FileStreamer() as streamer:
+        streamer.stream_files([overlapping] if taken > 1 else [small], memory_limit=10_000_000)
+        chunks = streamer.get_chunks()
+        for _ in range(taken):
+            next(chunks)
+    no_leaks()
+    with pytest.raises(ValueError, match="the stream is closed"):
+        next(chunks)
+
+
+def test_a_forked_child_leaves_everything_to_its_parent(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks may have been held when it was forked, so even closing must not take one."""
+    stopped: list[int] = []
+
+    class Spy(file_streamer.Renewer):
+        def stop(self) -> None:
+            stopped.append(os.getpid())
+            super().stop()
+
+    monkeypatch.setattr(file_streamer, "Renewer", Spy)
+
+    def work() -> None:
+        with pytest.raises(ValueError, match="did not survive the fork"):
+            next(chunks)
+        streamer.__exit__(None, None, None)
+        os._exit(len(stopped))
+
+    with FileStreamer() as streamer:
+        streamer.stream_files([FileChunks.contiguous(0, path, 0, [1000] * 300)])
+        chunks = streamer.get_chunks()
+        child = multiprocessing.get_context("fork").Process(target=work)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside threads
+            child.start()
+        child.join(30)
+        assert child.exitcode == 0
+        assert len(list(chunks)) == 300
+    assert stopped == [os.getpid()]
 
 
 def test_tensors_from_ranges_of_ones_own(all_dtypes: tuple[Path, dict[str, Raw]], tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from typing_extensions import Self
 
-    from .._core import RawStream
+    from .._core import HostTensor
 
 
 @dataclass
@@ -219,7 +220,9 @@ class _Request:
             "memory_limit": _environment.memory_limit(memory_limit) or 0,
             "concurrency": _environment.concurrency() or 0,
         }
+        self._process = os.getpid()
         self._stack = ExitStack()
+        self._ready: list[tuple[int, HostTensor]] = []  # last in, next out
         self._outside: TruncatedError | None = None
         self._rounds = _rounds(files)
         if not self._rounds:
@@ -231,9 +234,10 @@ class _Request:
             with _log.forwarding() as log:
                 self._opened = _core.Sources.open(renewer.objects, log)
             self._stack.callback(self._opened.park)
+            self._reading = self._stack.enter_context(ExitStack())
             self._outside = self._find_outside()
             if self._outside is None:
-                self._stream = self._stack.enter_context(self._start(self._rounds[0]))
+                self._start(self._rounds[0])
         except BaseException:
             self._stack.close()
             raise
@@ -243,32 +247,36 @@ class _Request:
         if self._outside is not None:
             raise self._outside
         for number, ranges in enumerate(self._rounds):
-            if number == 0:
-                yield from self._receive(self._stream, ranges)
-            else:
-                with self._start(ranges) as stream:
-                    yield from self._receive(stream, ranges)
+            if number > 0:
+                self._start(ranges)
+            yield from self._receive(ranges)
 
     def close(self) -> None:
-        """Stops reading and joins every thread. Idempotent."""
+        """Stops reading, joins every thread and gives back what was not handed out. Idempotent."""
+        if os.getpid() != self._process:  # locks may have been held at the fork; threads are the parent's
+            return
+        self._ready.clear()
         self._stack.close()
 
-    def _receive(self, stream: RawStream, ranges: list[_Range]) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def _receive(self, ranges: list[_Range]) -> Iterator[tuple[int, int, torch.Tensor]]:
         import torch
 
-        while batch := stream.next():
+        while batch := self._stream.next():
             batch.reverse()
-            while batch:  # what was handed out is not held here
-                number, data = batch.pop()
+            self._ready = batch
+            while self._ready:  # what was handed out is not held here
+                number, data = self._ready.pop()
                 asked = ranges[number]
                 buffer = torch.frombuffer(data, dtype=torch.uint8) if len(data) else torch.empty(0, dtype=torch.uint8)
                 del data
                 yield self._files[asked.file].id, asked.number, buffer.view(1, -1).to(self._device)
                 del buffer
 
-    def _start(self, ranges: list[_Range]) -> AbstractContextManager[RawStream]:
+    def _start(self, ranges: list[_Range]) -> None:
+        """Starts to read a round. That of the round before ends."""
+        self._reading.close()
         wanted = [(one.file, one.begin, one.end) for one in ranges]
-        return raw_stream(self._opened, wanted, **self._limits)
+        self._stream = self._reading.enter_context(raw_stream(self._opened, wanted, **self._limits))
 
     def _find_outside(self) -> TruncatedError | None:
         for ranges in self._rounds:
