@@ -163,6 +163,14 @@ def test_an_object_that_is_called_like_a_glob(fake_core: FakeCore) -> None:
     assert [source.name for source in store.resolve(objects, "m/a[1].st").sources] == ["mem://m/a[1].st"]
 
 
+def test_a_folder_that_is_called_like_a_glob(fake_core: FakeCore) -> None:
+    """By its "/" at the end, which no file has."""
+    objects = Objects(fake_core, dict.fromkeys(["m[1]/a.safetensors", "m1/b.safetensors"], b""))
+    assert [file.key for file in store.list_files(objects, "m[1]/")] == ["a.safetensors"]
+    assert [source.name for source in store.resolve(objects, "m[1]/").sources] == ["mem://m[1]/a.safetensors"]
+    assert [source.name for source in store.resolve(objects, "m[1]/*").sources] == ["mem://m1/b.safetensors"]
+
+
 def test_a_list_of_files(fake_core: FakeCore) -> None:
     contents = {"m/a.st": b"1", "m/x/b.st": b"22", "m/x/": b"", "m/": b"", "n/c": b""}
     objects = Objects(fake_core, contents)

@@ -56,8 +56,8 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def has_magic(key: str) -> bool:
-    """Whether it is a glob."""
-    return _MAGIC.search(key) is not None
+    """Whether it is a glob. What ends with "/" is a folder, whatever it is called: no file is."""
+    return not key.endswith("/") and _MAGIC.search(key) is not None
 
 
 def literal_prefix(pattern: str) -> str:
