@@ -146,6 +146,8 @@ def test_listing(paths: list[str], theirs: Any) -> None:
     assert sorted(ours.list_safetensors(folder)) == sorted(theirs.list_safetensors(folder)) == sorted(paths)
     listed = [sorted(module.FileStreamer().list_files(folder, ignore_patterns=["*2*"])) for module in (ours, theirs)]
     assert listed[0] == listed[1]
+    listed = [sorted(module.FileStreamer().list_files(folder, allow_patterns=[])) for module in (ours, theirs)]
+    assert listed[0] == listed[1]
 
 
 @pytest.mark.parametrize("names", ["t001", [], ["t001", "nobody"], ["t001", "both"]])

@@ -1,4 +1,4 @@
-"""weightstream.runai: ranges of files (FileStreamer, FileChunks, DistributedStreamer) and listing."""
+"""weightstream.runai: ranges of files (FileStreamer, FileChunks, DistributedStreamer)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from weightstream.runai import (
     DistributedStreamer,
     FileChunks,
     FileStreamer,
+    S3Credentials,
     SafetensorsStreamer,
     file_streamer,
-    list_safetensors,
     prepare_request,
-    pull_files,
+    safetensors_metadata,
 )
 from weightstream.runai.safetensors_metadata import create_torch_tensor, requires_alignment_copy
 
@@ -122,6 +122,91 @@ def test_a_device_that_torch_does_not_know(path: str) -> None:
     with pytest.raises(RunaiStreamerInvalidInputException, match=r"^device='gpu' is not a device"):
         read(FileChunks(0, path, [0], [1]), device="gpu")
     assert read(FileChunks(0, path, [0], [1]), device=None) == {(0, 0): DATA[:1]}
+
+
+@pytest.mark.parametrize(
+    ("variables", "given", "passed"),
+    [
+        ({}, None, {"memory_limit": 0, "concurrency": 0}),
+        (
+            {"WEIGHTSTREAM_MEMORY_LIMIT": "1MB", "WEIGHTSTREAM_CONCURRENCY": "3"},
+            None,
+            {"memory_limit": 10**6, "concurrency": 3},
+        ),
+        ({"WEIGHTSTREAM_MEMORY_LIMIT": "1MB"}, 7, {"memory_limit": 7, "concurrency": 0}),
+        (
+            {"WEIGHTSTREAM_MEMORY_LIMIT": "1MB", "RUNAI_STREAMER_MEMORY_LIMIT": "9", "RUNAI_STREAMER_CONCURRENCY": "2"},
+            None,
+            {"memory_limit": 9, "concurrency": 2},
+        ),
+    ],
+)
+def test_the_limits_of_reading(
+    variables: dict[str, str], given: int | None, passed: dict[str, int], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    seen = []
+    original = file_streamer.raw_stream
+
+    def spy(*arguments: Any, **limits: int) -> Any:
+        seen.append(limits)
+        return original(*arguments, **limits)
+
+    monkeypatch.setattr(file_streamer, "raw_stream", spy)
+    assert read(FileChunks(0, path, [0], [1]), memory_limit=given) == {(0, 0): DATA[:1]}
+    assert seen == [passed]
+
+
+def test_credentials_are_given_once(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are for all calls until the streamer is closed, of whatever kind."""
+    seen: list[S3Credentials | None] = []
+
+    def spy(_: list[str], credentials: S3Credentials | None) -> dict[str, Any]:
+        seen.append(credentials)
+        return {}
+
+    monkeypatch.setattr(file_streamer, "storage_options", spy)
+    monkeypatch.setattr(safetensors_metadata, "storage_options", spy)
+    model = str(write_file(tmp_path / "m.safetensors", {"a": raw("F32", (2, 3), 1)}))
+    request = FileChunks(0, path, [0], [1])
+    first, second = S3Credentials("first"), S3Credentials("second")
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(model, first)
+        list(streamer.get_tensors())
+        streamer.stream_file(model)
+        list(streamer.get_tensors())
+        streamer.file_streamer.stream_files([request], None, "cpu", False)
+        list(streamer.file_streamer.get_chunks())
+        assert seen == [first] * 3
+        prepare_request(streamer.file_streamer, [model], second)
+        streamer.stream_file(model)
+        streamer.file_streamer.file_streamer.list_files(str(tmp_path))
+        assert seen[3:] == [second] * 3
+    streamer.file_streamer.file_streamer.list_files(str(tmp_path))
+    assert seen[6:] == [None]
+
+
+def test_what_is_secret_in_a_url_is_not_repeated(path: str) -> None:
+    url = "https://user:hidden@models.example/data?sig=hidden"
+    with FileStreamer() as streamer, pytest.raises(ValueError, match="negative") as raised:
+        streamer.stream_files([FileChunks(0, url, [-1], [1])])
+    said = [str(raised.value), repr(raised.value)]
+    with pytest.raises(ValueError, match="1 offsets and 0 sizes") as raised:
+        FileChunks(0, url, [1], [])
+    said += [str(raised.value), repr(raised.value), repr(FileChunks(3, url, [1, 5], [10, 20]))]
+    assert said[-1] == "FileChunks(id=3, path='https://models.example/data', num_ranges=2, total_size=30)"
+    with SafetensorsStreamer() as loader, pytest.raises(ValueError, match="is one str") as raised:
+        loader.stream_files(url)  # type: ignore[arg-type]
+    assert not [text for text in [*said, str(raised.value)] if "hidden" in text]
+    assert repr(FileChunks(0, f"{path}?sig=1", [], [])).startswith(f"FileChunks(id=0, path='{path}?sig=1', ")
+
+
+def test_requests_and_credentials_may_be_keys() -> None:
+    """As in the package that they stand in for, where each is equal to itself only."""
+    request, keys = FileChunks(0, "m", [], []), S3Credentials("a")
+    assert {request: 1, keys: 2} == {request: 1, keys: 2}
+    assert request != FileChunks(0, "m", [], [])
 
 
 def test_the_order_of_calls(path: str, no_leaks: Callable[[], None]) -> None:
@@ -260,56 +345,3 @@ def test_the_switch_of_distribution_is_checked(path: str, monkeypatch: pytest.Mo
         with pytest.raises(ValueError, match=r"^RUNAI_STREAMER_DIST='yes' is neither 0, 1 nor auto$"):
             streamer.stream_files([FileChunks(0, path, [0], [1])], None, "cpu", is_distributed=True)
         streamer.stream_files([FileChunks(0, path, [0], [1])], None, "cpu", is_distributed=False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("m-10.safetensors", "m-9.safetensors", "config.json", "sub/m-1.safetensors", "a.safetensors.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x" * len(name))
-    (tmp_path / ".hidden.safetensors").write_bytes(b"")
-    (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "nothing")
-    (tmp_path / "link.safetensors").symlink_to(tmp_path / "m-9.safetensors")
-    return tmp_path
-
-
-def test_safetensors_directly_in_a_folder(folder: Path) -> None:
-    expected = [str(folder / f"{name}.safetensors") for name in ("link", "m-9", "m-10")]
-    assert list_safetensors(str(folder)) == expected
-    assert list_safetensors(f"{folder}/") == [
-        path.replace(str(folder), f"{folder}/", 1).replace("//", "/") for path in expected
-    ]
-    assert list_safetensors(str(folder / "missing")) == []
-    assert list_safetensors(str(folder / "config.json")) == []
-
-
-def test_files_of_a_folder(folder: Path) -> None:
-    def names(**settings: Any) -> set[str]:
-        return {os.path.relpath(path, folder) for path, _ in FileStreamer().list_files(str(folder), **settings)}
-
-    everything = {
-        "m-10.safetensors",
-        "m-9.safetensors",
-        "config.json",
-        "a.safetensors.txt",
-        "link.safetensors",
-        ".hidden.safetensors",
-    }
-    assert names() == everything | {"sub/m-1.safetensors"}
-    assert names(is_recursive=False) == everything
-    assert names(allow_patterns=["*.json", "*.txt"]) == {"config.json", "a.safetensors.txt"}
-    assert names(ignore_patterns=["*.safetensors"]) == {"config.json", "a.safetensors.txt"}
-    sizes = dict(FileStreamer().list_files(str(folder)))
-    assert sizes[str(folder / "config.json")] == len("config.json")
-
-
-def test_a_folder_without_files_and_none(tmp_path: Path) -> None:
-    assert FileStreamer().list_files(str(tmp_path)) == []
-    with pytest.raises(ValueError, match="no such file") as raised:
-        FileStreamer().list_files(str(tmp_path / "missing"))
-    assert isinstance(raised.value, ws.NotFoundError)
-
-
-def test_a_local_folder_is_not_pulled(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotImplementedError, match="is on this machine already"):
-        pull_files(str(folder), str(tmp_path / "to"))

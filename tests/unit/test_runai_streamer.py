@@ -166,6 +166,23 @@ def test_a_file_that_is_named_twice_comes_twice(twins: list[Path]) -> None:
     assert Counter(name for name, _ in stream(twins[0], twins[0])) == {"a": 2, "both": 2}
 
 
+def test_a_file_by_two_names_comes_twice(twins: list[Path]) -> None:
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([str(twins[0]), f"file://{twins[0]}"])
+        assert [len(tensors) for tensors in streamer.files_to_tensors_metadata.values()] == [2, 2]
+        assert Counter(name for name, _ in streamer.get_tensors()) == {"a": 2, "both": 2}
+
+
+def test_a_path_is_one_file(shards: tuple[Path, dict[str, Raw]], no_leaks: Callable[[], None]) -> None:
+    """Else the metadata would be of other files than the paths."""
+    folder, _ = shards
+    for path in (folder, folder / "model.safetensors.index.json", folder / "*.safetensors"):
+        with pytest.raises(ValueError, match=r"a path is one file, and this one stands for 12 files; ") as raised:
+            stream(path)
+        assert isinstance(raised.value, ws.ConfigError)
+        assert raised.value.source == str(path)
+
+
 def test_only_the_tensors_that_are_named(twins: list[Path]) -> None:
     with SafetensorsStreamer() as streamer:
         streamer.stream_files([*map(str, twins)], tensor_names=["b", "a"])

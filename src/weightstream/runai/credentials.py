@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _config
+from ..sources.remote import printable
 from ._environment import switched
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # which boto3 finds by itself
 
 
-@dataclass
+@dataclass(eq=False)
 class S3Credentials:
     """Credentials of S3; what is None is found where boto3 finds it.
 
@@ -65,6 +66,11 @@ def scheme_of(path: str) -> str | None:
     """The scheme of a URL, in lower case; None of a local path."""
     found = _URL.match(path)
     return found[1].lower() if found else None
+
+
+def shown(path: str) -> str:
+    """A path as messages have it: a URL without what may be secret in it."""
+    return printable(path) if is_remote_path(path) else path
 
 
 def storage_options(paths: Iterable[str], credentials: S3Credentials | None) -> dict[str, Any]:

@@ -63,6 +63,10 @@ class DistributedStreamer:
     ) -> None:
         self.file_streamer.__exit__(kind, error, traceback)
 
+    def credentials_for(self, given: S3Credentials | None) -> S3Credentials | None:
+        """As FileStreamer.credentials_for."""
+        return self.file_streamer.credentials_for(given)
+
     def stream_files(
         self,
         file_stream_requests: Sequence[FileChunks],

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import _core, _log
+from .. import _config, _core, _log
 from .._errors import ClosedError, ConfigError, TruncatedError
 from .._raw import raw_stream
 from ..sources import files_of, list_folder
 from ..sources.renewal import Renewer
 from . import _environment
 from ._errors import RunaiStreamerInvalidInputException, as_value_errors
-from .credentials import S3Credentials, storage_options
+from .credentials import S3Credentials, shown, storage_options
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .._core import HostTensor
 
 
-@dataclass
+@dataclass(eq=False)
 class FileChunks:
     """Ranges of one file, in any order, with gaps or overlaps or without.
 
@@ -53,8 +53,14 @@ class FileChunks:
     def __post_init__(self) -> None:
         if len(self.offsets) != len(self.sizes):
             raise ConfigError(
-                f"{len(self.offsets)} offsets and {len(self.sizes)} sizes: a range has one of each", source=self.path
+                f"{len(self.offsets)} offsets and {len(self.sizes)} sizes: a range has one of each",
+                source=shown(self.path),
             )
+
+    def __repr__(self) -> str:
+        """Without the ranges, which may be many, and without secrets of a URL."""
+        path, count = shown(self.path), len(self.sizes)
+        return f"FileChunks(id={self.id!r}, path={path!r}, num_ranges={count}, total_size={self.total_size()})"
 
     @staticmethod
     def contiguous(id: int, path: str, offset: int, sizes: list[int]) -> FileChunks:
@@ -103,6 +109,7 @@ class FileStreamer:
 
     def __init__(self) -> None:
         self._request: _Request | None = None
+        self._credentials: S3Credentials | None = None
         self._entered = False
 
     def __enter__(self) -> Self:
@@ -113,7 +120,13 @@ class FileStreamer:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._entered = False
+        self._credentials = None
         self._end()
+
+    def credentials_for(self, given: S3Credentials | None) -> S3Credentials | None:
+        """Those that a call gives, and that the next ones need not; else those that an earlier one gave."""
+        self._credentials = given or self._credentials
+        return self._credentials
 
     def stream_files(
         self,
@@ -127,7 +140,7 @@ class FileStreamer:
 
         Args:
             file_stream_requests: which ranges of which files or objects.
-            credentials: for ``s3://`` paths.
+            credentials: for ``s3://`` paths, of this call and those after it. Default: those of an earlier call.
             device: where the bytes go.
             memory_limit: bytes in flight, -1 for no limit, 0 for the least. Default: RUNAI_STREAMER_MEMORY_LIMIT.
             owned: every buffer is the caller's, whatever this says.
@@ -145,6 +158,7 @@ class FileStreamer:
             )
         where = host_or_device(device)
         with as_value_errors():
+            credentials = self.credentials_for(credentials)
             self._request = _Request(list(file_stream_requests), credentials, where, memory_limit)
 
     def get_chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
@@ -180,7 +194,7 @@ class FileStreamer:
         Args:
             prefix: a local folder, or a URL.
             is_recursive: also those of the folders in it.
-            allow_patterns: globs of whole paths, or URLs: only files that match one. "*" matches "/" too.
+            allow_patterns: globs of whole paths, or URLs: only files that match one ([]: all). "*" matches "/" too.
             ignore_patterns: globs of whole paths, or URLs: not those that match one.
 
         Raises:
@@ -188,8 +202,8 @@ class FileStreamer:
 
         """
         with as_value_errors():
-            found = list_folder(prefix, storage_options([prefix], None), recursive=is_recursive)
-        return [(path, size or 0) for path, size in found if selected(path, allow_patterns, ignore_patterns)]
+            found = list_folder(prefix, storage_options([prefix], self._credentials), recursive=is_recursive)
+        return [(path, size or 0) for path, size in found if selected(path, allow_patterns or None, ignore_patterns)]
 
     def _end(self, request: _Request | None = None) -> None:
         """Ends the request that runs; nothing if it is not `request` any more."""
@@ -216,10 +230,10 @@ class _Request:
     ) -> None:
         self._files = files
         self._device = device
-        self._limits = {
-            "memory_limit": _environment.memory_limit(memory_limit) or 0,
-            "concurrency": _environment.concurrency() or 0,
-        }
+        settings = _config.resolve(
+            memory_limit=_environment.memory_limit(memory_limit), concurrency=_environment.concurrency()
+        )
+        self._limits = {"memory_limit": settings.memory_limit, "concurrency": settings.concurrency}
         self._process = os.getpid()
         self._stack = ExitStack()
         self._ready: list[tuple[int, HostTensor]] = []  # last in, next out
@@ -285,7 +299,7 @@ class _Request:
                 if one.end > size:
                     return TruncatedError(
                         "the file ends before the range does",
-                        source=self._files[one.file].path,
+                        source=shown(self._files[one.file].path),
                         range=(one.begin, one.end),
                         expected=one.end,
                         got=size,
@@ -323,6 +337,6 @@ def _rounds(files: Sequence[FileChunks]) -> list[list[_Range]]:
 
 def _ranges(number: int, file: FileChunks) -> list[_Range]:
     if any(offset < 0 for offset in file.offsets) or any(size < 0 for size in file.sizes):
-        raise ConfigError("a range has a negative offset or size", source=file.path)
+        raise ConfigError("a range has a negative offset or size", source=shown(file.path))
     pairs = zip(file.offsets, file.sizes, strict=True)
     return sorted(_Range(number, offset, offset + size, index) for index, (offset, size) in enumerate(pairs))

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Literal
 
 from .._errors import ConfigError
 from .._pull import METADATA
-from .credentials import S3Credentials, is_remote_path
+from .credentials import S3Credentials, is_remote_path, shown
 from .object_storage import pull_files
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ObjectStorageModel:
 
     def _complete(self) -> None:
         if not set(os.listdir(self.dir)) - {METADATA, self.SENTINEL_NAME}:
-            raise RuntimeError(f"no file was copied to {self.dir!r}: is {self._model_path!r} the right prefix?")
+            raise RuntimeError(f"no file was copied to {self.dir!r}: is {shown(self._model_path)!r} the right prefix?")
         try:
             with open(self._sentinel, "w"):
                 pass

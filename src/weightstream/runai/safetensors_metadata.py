@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, overload
 
-from .. import Checkpoint, FormatError, TensorInfo
+from .. import Checkpoint, ConfigError, FormatError, TensorInfo
 from .. import open as open_checkpoint
 from ._errors import as_value_errors
-from .credentials import S3Credentials, storage_options
+from .credentials import S3Credentials, shown, storage_options
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .file_streamer import FileStreamer
 
 
-@dataclass
+@dataclass(eq=False)
 class Offsets:
     """Where a tensor lies: bytes after the header of its file."""
 
@@ -33,7 +34,7 @@ class Offsets:
         return self.end - self.start
 
 
-@dataclass
+@dataclass(eq=False)
 class SafetensorMetadata:
     """What a header says of one tensor.
 
@@ -100,19 +101,27 @@ def _open(paths: list[str], options: dict[str, Any]) -> Iterator[Checkpoint]:
         yield together
         return
     for path in paths:
-        yield open_checkpoint(path, storage_options=options)
+        alone = open_checkpoint(path, storage_options=options)
+        yield alone
+        if len(alone.paths) > 1:
+            files = f"{len(alone.paths)} files; name each of them, as list_safetensors does"
+            raise ConfigError(f"a path is one file, and this one stands for {files}", source=shown(path))
 
 
 def _open_together(paths: list[str], options: dict[str, Any]) -> Checkpoint | None:
-    """None where two files have a tensor of the same name, or one is damaged: that shows again when it is alone."""
+    """None where one has to look at each alone: two have a tensor of the same name, or are one file; one is damaged."""
     if not 0 < len(set(paths)) == len(paths):
         return None
     try:
-        return open_checkpoint(paths, storage_options=options)
+        together = open_checkpoint(paths, storage_options=options)
     except FormatError:
         if len(paths) == 1:
             raise
         return None
+    if len(together.paths) == len(paths):
+        return together
+    together.close()
+    return None
 
 
 class Headers:
@@ -134,11 +143,10 @@ class Headers:
         """Those of each source, in file order."""
         found: list[list[TensorInfo]] = []
         for checkpoint in self._checkpoints:
-            of_source: dict[str, list[TensorInfo]] = {source.path: [] for source in checkpoint.sources}
-            for tensor in checkpoint.values():
-                if self._names is None or tensor.name in self._names:
-                    of_source[tensor.source].append(tensor)
-            found += of_source.values()
+            of_all = iter(checkpoint.values())  # of one source after the other
+            for source in checkpoint.sources:
+                of_source = islice(of_all, source.tensors)
+                found.append([tensor for tensor in of_source if self._names is None or tensor.name in self._names])
         return found
 
     @property
@@ -190,14 +198,12 @@ def _metadata_of(tensor: TensorInfo, header_bytes: int) -> SafetensorMetadata:
 
 
 def prepare_request(
-    fs: DistributedStreamer | FileStreamer,  # noqa: ARG001
-    paths: list[str],
-    s3_credentials: S3Credentials | None,
+    fs: DistributedStreamer | FileStreamer, paths: list[str], s3_credentials: S3Credentials | None
 ) -> list[tuple[int, list[SafetensorMetadata], list[int]]]:
     """The headers of safetensors files, all read at once: what is to be asked of a FileStreamer for their tensors.
 
     Args:
-        fs: not needed here; the streamer that the ranges will be asked of.
+        fs: the streamer that the ranges will be asked of. It has the credentials from here on.
         paths: files or objects.
         s3_credentials: for ``s3://`` paths.
 
@@ -215,7 +221,7 @@ def prepare_request(
         ...         tensor = create_torch_tensor(buffer, tensors[index])
 
     """
-    with as_value_errors(), opened(paths, s3_credentials) as checkpoints:
+    with as_value_errors(), opened(paths, fs.credentials_for(s3_credentials)) as checkpoints:
         headers = Headers(checkpoints)
         return [
             (source.header_bytes, list(metadata), [tensor.get_bytesize() for tensor in metadata])

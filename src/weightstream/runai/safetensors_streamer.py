@@ -14,7 +14,7 @@ from .. import Checkpoint, TensorStream, frameworks
 from .._errors import ClosedError, ConfigError
 from . import _environment, _log
 from ._errors import as_value_errors
-from .credentials import S3Credentials
+from .credentials import S3Credentials, shown
 from .distributed_streamer import DistributedStreamer, note_ranks
 from .file_streamer import host_or_device
 from .safetensors_metadata import Headers, SafetensorMetadata, opened
@@ -91,7 +91,8 @@ class SafetensorsStreamer:
 
         Args:
             paths: local paths and URLs, of every storage that `weightstream.stream` takes.
-            s3_credentials: for ``s3://`` paths. Default: what boto3 finds.
+            s3_credentials: for ``s3://`` paths, of this call and those after it. Default: those of an earlier call, or
+                what boto3 finds.
             device: where the tensors go, None for the CPU.
             is_distributed: taken, and every rank reads by itself, see DistributedStreamer.
             tensor_names: only these, and only their bytes are read. Default: all.
@@ -110,7 +111,7 @@ class SafetensorsStreamer:
                 "tensors of the last call are outstanding; take all of get_tensors() first, or close() it"
             )
         if isinstance(paths, str):
-            raise ConfigError(f"paths={paths!r} is one str; give a list of paths, or call stream_file")
+            raise ConfigError(f"paths={shown(paths)!r} is one str; give a list of paths, or call stream_file")
         paths = [os.fspath(path) for path in paths]
         names = _names(tensor_names)
         self.files_to_tensors_metadata = {}
@@ -119,7 +120,8 @@ class SafetensorsStreamer:
         self.start_time = time.monotonic()
         note_ranks(is_distributed)
         with as_value_errors():
-            self._load = _Load(paths, s3_credentials, self.device_str, names)
+            credentials = self.file_streamer.credentials_for(s3_credentials)
+            self._load = _Load(paths, credentials, self.device_str, names)
         self.files_to_tensors_metadata = self._load.headers.metadata()
         self.total_size = self._load.headers.nbytes
 
