@@ -51,6 +51,10 @@ class DeviceError(_errors.DeviceError, ValueError):
     """See weightstream.DeviceError."""
 
 
+class MismatchError(_errors.MismatchError, ValueError):
+    """See weightstream.MismatchError."""
+
+
 class RunaiStreamerInvalidInputException(_errors.ConfigError):
     """A request that cannot be carried out, such as one for a device that torch does not know."""
 
@@ -72,6 +76,7 @@ _VALUE_ERRORS: dict[type[_errors.WeightstreamError], type[_errors.WeightstreamEr
         ProtocolError,
         TimeoutError,
         DeviceError,
+        MismatchError,
     )
 }
 
