@@ -12,7 +12,7 @@ using Loaded = Result<std::shared_ptr<const CuFile>>;
 
 constexpr const char* kLibraryVariable = "WEIGHTSTREAM_CUFILE_LIBRARY";
 constexpr int kAlreadyOpen = 5026;
-constexpr int kOpaqueFd = 1;           // CU_FILE_HANDLE_TYPE_OPAQUE_FD
+constexpr int kOpaqueFd = 1;               // CU_FILE_HANDLE_TYPE_OPAQUE_FD
 constexpr unsigned kPeerToPeer = 1U << 4;  // CU_FILE_P2P_SUPPORTED
 
 Error device_error(std::string message) { return {.code = ErrorCode::kDevice, .message = std::move(message)}; }
@@ -65,8 +65,11 @@ Loaded CuFile::open(const std::string& library) {
   if (started.error != 0 && started.error != kAlreadyOpen) return refused("cuFileDriverOpen", started);
   CuFileProperties properties;
   if (made->table_.driver_get_properties(&properties).error == 0) {
-    made->direct_ = properties.nvfs_major != 0 || properties.nvfs_minor != 0 ||
-                    (properties.feature_flags & kPeerToPeer) != 0;
+    if (properties.nvfs_major != 0 || properties.nvfs_minor != 0) {
+      made->way_ = "nvidia-fs " + std::to_string(properties.nvfs_major) + "." + std::to_string(properties.nvfs_minor);
+    } else if ((properties.feature_flags & kPeerToPeer) != 0) {
+      made->way_ = "peer-to-peer DMA";
+    }
   }
   return std::shared_ptr<const CuFile>(made);
 }

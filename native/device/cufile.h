@@ -57,16 +57,16 @@ class CuFile {
   // The library of this process: loaded and opened by the first call, then the same for ever, and so is a failure.
   // WEIGHTSTREAM_CUFILE_LIBRARY names another library, by absolute path. To be called with a device current.
   //
-  // Fails with kConfig when that path is relative, and with kDevice when there is no library, it lacks a function, or it
-  // refuses to start.
+  // Fails with kConfig when that path is relative, and with kDevice when there is no library, it lacks a function, or
+  // it refuses to start.
   static Result<std::shared_ptr<const CuFile>> of_process();
   // One of its own from `library` (an absolute path; empty: where the loader finds it). As above.
   static Result<std::shared_ptr<const CuFile>> open(const std::string& library);
 
-  // Whether there is a way from storage to a device without host memory on this machine: the kernel module nvidia-fs, or
-  // the kernel's own peer-to-peer DMA. Otherwise all reads go through host memory inside of cuFile (compatibility mode).
-  // Whether a certain file goes that way is nothing that cuFile tells.
-  [[nodiscard]] bool direct() const { return direct_; }
+  // What brings bytes from storage to a device on this machine without host memory: "nvidia-fs 2.17" (the kernel
+  // module), or "peer-to-peer DMA" (the kernel's own). Empty: all reads go through host memory inside of cuFile
+  // (compatibility mode). Whether a certain file goes that way is nothing that cuFile tells.
+  [[nodiscard]] const std::string& way() const { return way_; }
 
   // Makes a file known to it. `fd` stays the caller's: it may be registered once at a time, must not have been opened
   // with O_NONBLOCK, and stays open until it is deregistered. Fails with kDevice.
@@ -95,7 +95,7 @@ class CuFile {
   };
   Table table_;
   pid_t process_ = 0;  // which opened it
-  bool direct_ = false;
+  std::string way_;
 };
 
 // "CU_FILE_IO_NOT_SUPPORTED (5008): the file cannot be read by GPUDirect Storage".

@@ -24,7 +24,8 @@ Result<std::unique_ptr<DeviceCopies>> DeviceCopies::start(std::shared_ptr<Accele
                                                           Landing::Owner& owner, bool others_write) {
   auto stream = CopyStream::create(accelerator);
   if (!stream) return std::move(stream).error();
-  std::unique_ptr<DeviceCopies> copies(new DeviceCopies(std::move(accelerator), owner, std::move(*stream), others_write));
+  std::unique_ptr<DeviceCopies> copies(
+      new DeviceCopies(std::move(accelerator), owner, std::move(*stream), others_write));
   auto started = start_core_thread(copies->thread_, "ws-copy", [copies = copies.get()] { copies->run(); });
   if (!started) return std::move(started).error();
   return copies;

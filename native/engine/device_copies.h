@@ -52,8 +52,8 @@ class DeviceCopies {
   // Memory that was allocated on `stream` just now must not be written to before this place in it. Returns the order
   // that pieces into it carry.
   Result<std::uint32_t> after(ForeignStream stream) { return orders_.add(stream); }
-  // Whether memory of that order may be written to by `read`, by other means than copies. If not, the owner is told that
-  // there is room when it may. From any thread, with any lock but those that the owner's calls take before others.
+  // Whether memory of that order may be written to by `read`, by other means than copies. If not, the owner is told
+  // that there is room when it may. From any thread, with any lock but those that the owner's calls take before others.
   bool may_write(std::uint32_t order, std::uint32_t read);
 
   // Copies behind the caller's back; landed() says when. A failure is told by failed(), once; from then on nothing

@@ -62,8 +62,8 @@ Result<bool> DeviceLanding::try_admit(std::uint32_t read) {
   return true;
 }
 
-// What is queued on a stream can wait on the device for kernels that still use the memory. A reader cannot: it may begin
-// when they have ended.
+// What is queued on a stream can wait on the device for kernels that still use the memory. A reader cannot: it may
+// begin when they have ended.
 bool DeviceLanding::may_write(std::uint32_t read) {
   const auto touched = groups_.of_read[read];
   bool may = true;

@@ -1,10 +1,9 @@
-// Reads land in pinned slots and are copied to the device from there; a read has landed when its copies have ended. Those
-// of a reader that writes to the device itself (gds) take no slot, and have landed when they arrive.
+// Reads land in pinned slots and are copied to the device from there; a read has landed when its copies have ended.
+// Those of a reader that writes to the device itself (gds) take no slot, and have landed when they arrive.
 //
-// A read is admitted when all of its bytes have a place on the device, and a slot is free; without a slot, when that place
-// is not in use any more. So a slot never waits for
-// the consumer: a stream that nobody takes anything from holds none, and streams that share the pool cannot stop
-// each other.
+// A read is admitted when all of its bytes have a place on the device, and a slot is free; without a slot, when that
+// place is not in use any more. So a slot never waits for the consumer: a stream that nobody takes anything from holds
+// none, and streams that share the pool cannot stop each other.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// From when on device memory may be written to: what an allocator hands out may still be used by kernels that are queued
-// on the stream that it was allocated on, up to a place in it. Each such place is an order.
+// From when on device memory may be written to: what an allocator hands out may still be used by kernels that are
+// queued on the stream that it was allocated on, up to a place in it. Each such place is an order.
 //
 // Copies wait for it on the device. Who writes by other means than a stream (cuFile) must not begin before it has been
 // seen reached.

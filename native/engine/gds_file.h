@@ -1,5 +1,5 @@
-// Files that are registered with cuFile, each by a descriptor of its own: one descriptor cannot be registered twice, and
-// that of the file itself may be in use by other streams and was opened with flags that cuFile does not take.
+// Files that are registered with cuFile, each by a descriptor of its own: one descriptor cannot be registered twice,
+// and that of the file itself may be in use by other streams and was opened with flags that cuFile does not take.
 #pragma once
 
 #include <deque>
@@ -16,8 +16,8 @@ namespace weightstream {
 // Registered as long as it lives.
 class GdsFile {
  public:
-  // Fails with kStorage where the file cannot be read past the page cache, with kDevice where cuFile refuses it, and with
-  // the handle's errors.
+  // Fails with kStorage where the file cannot be read past the page cache, with kDevice where cuFile refuses it, and
+  // with the handle's errors.
   static Result<std::shared_ptr<const GdsFile>> open(std::shared_ptr<const CuFile> cufile, const LocalFile& file);
   ~GdsFile() { cufile_->deregister_file(registered_); }
   GdsFile(const GdsFile&) = delete;

@@ -26,12 +26,13 @@ Result<GdsProbe::Verdict> GdsProbe::look(const LocalFile* file) {
     if (!refused) return error;
     return Verdict{.hindered = true, .reason = std::move(error.message)};
   }
-  if (cufile_->direct()) {
-    return Verdict{.works = true, .direct = true, .reason = "cuFile reads straight to " + device};
+  const std::string reads = "cuFile reads to " + device;
+  if (!cufile_->way().empty()) {
+    return Verdict{.works = true, .direct = true, .reason = reads + " by " + cufile_->way()};
   }
-  return Verdict{.works = true,
-                 .reason = "cuFile reads to " + device +
-                           " in its compatibility mode, through host memory (the kernel module nvidia-fs is not loaded)"};
+  return Verdict{
+      .works = true,
+      .reason = reads + " in its compatibility mode, through host memory (the kernel module nvidia-fs is not loaded)"};
 }
 
 Status GdsProbe::load() {

@@ -22,7 +22,7 @@ class GdsProbe {
     bool works = false;
     bool direct = false;    // not through host memory, as far as this machine goes
     bool hindered = false;  // where the reads go, and what they read, it could work
-    std::string reason;   // for people: "cuFile reads straight to cuda:0", "there is no cuFile library: ..."
+    std::string reason;  // for people: "cuFile reads to cuda:0 by nvidia-fs 2.17", "there is no cuFile library: ..."
   };
   // Of a file, or of an object (null). What holds for all of them is found out once. Fails with kConfig when a setting
   // cannot work, with the handle's errors otherwise.

@@ -65,8 +65,8 @@ class GdsRead final : public BlockingRead {
 
   [[nodiscard]] Error refused(const std::string& how) const {
     return {.code = ErrorCode::kDevice,
-            .message = accelerator_->label() + ": cuFileRead failed with " + how +
-                       "; backend=\"auto\" reads without cuFile"};
+            .message =
+                accelerator_->label() + ": cuFileRead failed with " + how + "; backend=\"auto\" reads without cuFile"};
   }
 
   static Error about(Error error, const ReadRequest& request) {

@@ -134,8 +134,8 @@ void Stream::complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> r
     }
     ++stats_.reads;
     stats_.retries += result->retries;
-    const std::uint64_t bytes = lane.kind == ReaderKind::kGds ? plan.range.size() - plan.wasted
-                                                              : wanted_bytes(plan, sources_->at(plan.source));
+    const std::uint64_t bytes =
+        lane.kind == ReaderKind::kGds ? plan.range.size() - plan.wasted : wanted_bytes(plan, sources_->at(plan.source));
     stats_.bytes_read += bytes;
     stats_.bytes_by_reader[static_cast<std::size_t>(lane.kind)] += bytes;
     ++landing_reads_;

@@ -21,8 +21,8 @@ struct StreamOptions {
   ReaderFactory make_reader = weightstream::make_reader;  // tests put faults here
 };
 
-// Whether reads go to the device, and not to host memory from where a framework copies. A single read gains nothing from
-// going through pinned memory, and a mapping is where it is.
+// Whether reads go to the device, and not to host memory from where a framework copies. A single read gains nothing
+// from going through pinned memory, and a mapping is where it is.
 [[nodiscard]] bool lands_on_device(const StreamOptions& stream, const Plan& plan);
 
 [[nodiscard]] std::uint64_t default_memory_limit();

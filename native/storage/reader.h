@@ -52,8 +52,8 @@ class ReadFeed {
   virtual ~ReadFeed() = default;
   // The next request, or nothing for now (no admission, or none left). The reader is woken when that changes.
   virtual std::optional<ReadRequest> pull() = 0;
-  // Every request that was pulled is reported exactly once: all `wanted` bytes (or all parts) are in place and the source is
-  // still the one that was opened, or an error.
+  // Every request that was pulled is reported exactly once: all `wanted` bytes (or all parts) are in place and the
+  // source is still the one that was opened, or an error.
   virtual void complete(const ReadRequest& request, Result<ReadEffort> result) = 0;
 };
 

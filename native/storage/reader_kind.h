@@ -11,7 +11,7 @@ enum class Backend : std::uint8_t { kAuto, kUring, kPread, kMmap, kGds };
 
 // What executes the reads.
 enum class ReaderKind : std::uint8_t { kUring, kPread, kMmap, kInline, kHttp, kGds };
-inline constexpr ReaderKind kReaderKinds[] = {ReaderKind::kUring, ReaderKind::kPread, ReaderKind::kMmap,
-                                              ReaderKind::kInline, ReaderKind::kHttp, ReaderKind::kGds};
+inline constexpr ReaderKind kReaderKinds[] = {ReaderKind::kUring,  ReaderKind::kPread, ReaderKind::kMmap,
+                                              ReaderKind::kInline, ReaderKind::kHttp,  ReaderKind::kGds};
 
 }  // namespace weightstream

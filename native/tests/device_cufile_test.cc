@@ -85,10 +85,12 @@ TEST_F(CuFileTest, MayBeOpenAlready) {
   EXPECT_TRUE(CuFile::open(fake.path).ok());
 }
 
-TEST_F(CuFileTest, TellsDirectFromCompatibilityMode) {
-  EXPECT_TRUE(open()->direct());
+TEST_F(CuFileTest, TellsTheWayFromCompatibilityMode) {
+  EXPECT_EQ(open()->way(), "nvidia-fs 2.17");
   fake.set_cufile(UINT64_MAX, 0, 0);
-  EXPECT_FALSE(open()->direct());
+  EXPECT_EQ(open()->way(), "");
+  fake.set_cufile(UINT64_MAX, 0, UINT32_MAX);
+  EXPECT_EQ(open()->way(), "peer-to-peer DMA");
 }
 
 TEST_F(CuFileTest, UnknownStatusesHaveTheirNumber) {

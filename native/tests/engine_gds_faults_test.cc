@@ -1,6 +1,6 @@
-// The k-th call of each function that a stream by GPUDirect Storage makes fails, for k = 1, 2, ... until a clean run, and
-// files change under it. Every time: right bytes or a typed error in bounded time that says where, nothing left, and the
-// next stream works.
+// The k-th call of each function that a stream by GPUDirect Storage makes fails, for k = 1, 2, ... until a clean run,
+// and files change under it. Every time: right bytes or a typed error in bounded time that says where, nothing left,
+// and the next stream works.
 #include <gtest/gtest.h>
 
 #include <cerrno>
@@ -135,9 +135,9 @@ TEST_P(EngineGdsFaults, FailTheKthReadWithAStatus) {
 }
 
 TEST_P(EngineGdsFaults, InterruptTheKthRead) {
-  EXPECT_GT(fail_every_call("cuFileRead", EINTR,
-                            [&](const std::optional<Error>& error) { EXPECT_FALSE(error.has_value()); }),
-            3U);
+  EXPECT_GT(
+      fail_every_call("cuFileRead", EINTR, [&](const std::optional<Error>& error) { EXPECT_FALSE(error.has_value()); }),
+      3U);
 }
 
 // Twice a file: by the probe, which has something else read it, and by the reader.
@@ -158,8 +158,8 @@ TEST_P(EngineGdsFaults, RefuseTheKthRegistration) {
 }
 
 TEST_P(EngineGdsFaults, FailTheKthCallOfTheDriver) {
-  for (const char* function : {"cuStreamCreateWithPriority", "cuEventCreate", "cuEventRecord", "cuEventQuery",
-                               "cuCtxPushCurrent_v2"}) {
+  for (const char* function :
+       {"cuStreamCreateWithPriority", "cuEventCreate", "cuEventRecord", "cuEventQuery", "cuCtxPushCurrent_v2"}) {
     // Where the device is made current to end something, what was to end stays.
     const bool may_leave = std::string(function) == "cuCtxPushCurrent_v2";
     EXPECT_GT(fail_every_call(function, kOutOfMemory,
@@ -192,7 +192,8 @@ TEST_P(EngineGdsFaults, LoseTheDeviceInTheKthRead) {
 }
 
 TEST_P(EngineGdsFaults, FailTheKthOperationOfTheReader) {
-  for (const auto fault : {Fault::kIoError, Fault::kSourceChanged, Fault::kDelayed, Fault::kReversed, Fault::kNoStart}) {
+  for (const auto fault :
+       {Fault::kIoError, Fault::kSourceChanged, Fault::kDelayed, Fault::kReversed, Fault::kNoStart}) {
     for (std::uint64_t at = 1;; ++at) {
       SCOPED_TRACE(std::string(testing::name(fault)) + " at " + std::to_string(at));
       watchdog_.begin(std::string(testing::name(fault)) + " at " + std::to_string(at));
@@ -224,9 +225,9 @@ TEST_P(EngineGdsFaults, TruncatedOrRewrittenWhileLoading) {
       std::size_t taken = 0;
       if (after == 0) change();
       const auto consumed = consume_on_device(**stream, {.at_a_time = kMiB, .with = [&](std::uint32_t) {
-        if (++taken == after) change();
-        return true;
-      }});
+                                                           if (++taken == after) change();
+                                                           return true;
+                                                         }});
       (*stream)->close();
       free_memory();
       ASSERT_TRUE(consumed.error.has_value());

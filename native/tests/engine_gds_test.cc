@@ -1,5 +1,5 @@
-// Streams by GPUDirect Storage: right bytes in every order and under every limit, into memory that nothing uses any more,
-// without slots or copies; and when it cannot be, what is done in its place and what is said.
+// Streams by GPUDirect Storage: right bytes in every order and under every limit, into memory that nothing uses any
+// more, without slots or copies; and when it cannot be, what is done in its place and what is said.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -88,7 +88,7 @@ TEST_P(EngineGds, TakesNoSlotAndCopiesNothing) {
   // One for each large item, read and run of small ones, and not one for each of 200.
   EXPECT_LT(fake.counts().cufile_reads, 40U);
   for (const auto& [source, reason] : (*stream)->reasons()) {
-    EXPECT_EQ(reason, "backend=\"gds\" was asked for: cuFile reads straight to cuda:1");
+    EXPECT_EQ(reason, "backend=\"gds\" was asked for: cuFile reads to cuda:1 by nvidia-fs 2.17");
   }
 }
 
@@ -241,8 +241,9 @@ TEST_P(EngineGds, FallsBackForOneFileThatIsRefused) {
   expect_all(consume_on_device(**stream, {.at_a_time = 2 * kMiB, .kernel_us = 500}));
   const auto& reasons = (*stream)->reasons();
   ASSERT_EQ(reasons.size(), 2U);
-  EXPECT_TRUE(has(reasons[0].second, "straight to cuda:1")) << reasons[0].second;
-  EXPECT_TRUE(has(reasons[1].second, "gds was asked for, but cuFileHandleRegister failed with CU_FILE_IO_NOT_SUPPORTED"))
+  EXPECT_TRUE(has(reasons[0].second, "cuFile reads to cuda:1")) << reasons[0].second;
+  EXPECT_TRUE(
+      has(reasons[1].second, "gds was asked for, but cuFileHandleRegister failed with CU_FILE_IO_NOT_SUPPORTED"))
       << reasons[1].second;
   EXPECT_GT(bytes_by(**stream, ReaderKind::kGds), 9 * kMiB);
   EXPECT_GT(fake.counts().copies, 0U) << "the other file goes through slots";
@@ -269,8 +270,7 @@ TEST_P(EngineGds, SingleReadsAndHostMemoryGoAnotherWay) {
   ASSERT_TRUE(host.ok());
   const auto consumed = testing::consume(**host, checkpoint_, checkpoint_.items);
   EXPECT_TRUE(consumed.ended);
-  EXPECT_TRUE((*host)->reasons()[0].second.starts_with(
-      "gds was asked for, but these reads land in host memory: "))
+  EXPECT_TRUE((*host)->reasons()[0].second.starts_with("gds was asked for, but these reads land in host memory: "))
       << (*host)->reasons()[0].second;
   EXPECT_EQ(fake.calls("cuFileRead"), 0U);
 }

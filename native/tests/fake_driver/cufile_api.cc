@@ -73,12 +73,13 @@ Status call(const char* name, Body body) {
 
 CuFileHandle* find(void* handle) {
   auto& files = machine().cufile.files;
-  const auto found = std::find_if(files.begin(), files.end(), [&](const CuFileHandle& file) { return &file == handle; });
+  const auto found =
+      std::find_if(files.begin(), files.end(), [&](const CuFileHandle& file) { return &file == handle; });
   return found == files.end() ? nullptr : &*found;
 }
 
 bool still_open(const CuFileHandle& file) {
-  struct stat status {};
+  struct stat status{};
   return ::fstat(file.fd, &status) == 0 && status.st_dev == file.device && status.st_ino == file.inode;
 }
 
@@ -108,7 +109,10 @@ FAKE_EXPORT Status cuFileDriverGetProperties(Properties* properties) {
   return call("cuFileDriverGetProperties", [&](Lock&) {
     if (!machine().cufile.open) return kDriverNotInitialized;
     *properties = {};
-    properties->nvfs.major_version = machine().cufile.module_version;
+    const auto version = machine().cufile.module_version;
+    properties->nvfs.major_version = version == UINT32_MAX ? 0 : version;
+    properties->nvfs.minor_version = properties->nvfs.major_version == 0 ? 0 : 17;
+    if (version == UINT32_MAX) properties->feature_flags = 1U << 4;
     return 0;
   });
 }
@@ -119,7 +123,7 @@ FAKE_EXPORT Status cuFileHandleRegister(void** handle, Descriptor* descriptor) {
     if (!cufile.open) return kDriverNotInitialized;
     if (descriptor->type != 1 || descriptor->operations != nullptr) return kInvalidValue;
     const int fd = descriptor->file.fd;
-    struct stat status {};
+    struct stat status{};
     if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) return kInvalidFileType;
     const int flags = ::fcntl(fd, F_GETFL);
     if ((flags & O_NONBLOCK) != 0) return kInvalidOpenFlag;
