@@ -44,6 +44,10 @@ class Counts(ctypes.Structure):
             "pageable_copies",
             "violations",
             "calls_after_fork",
+            "cufile_files",
+            "cufile_reads",
+            "cufile_bytes",
+            "cufile_most_at_once",
         )
     ]
 
@@ -54,7 +58,7 @@ def library_path() -> Path:
     if "FAKE_GPU_LIBRARY" in os.environ:
         return Path(os.environ["FAKE_GPU_LIBRARY"])
     built = Path(tempfile.mkdtemp(prefix="weightstream-fake-gpu-")) / "libfake_cuda.so"
-    sources = [_SOURCES / name for name in ("machine.cc", "device.cc", "controls.cc", "cuda_api.cc")]
+    sources = [_SOURCES / name for name in ("machine.cc", "device.cc", "controls.cc", "cuda_api.cc", "cufile_api.cc")]
     subprocess.run(["c++", "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", "-o", built, *sources], check=True)
     return built
 
@@ -90,6 +94,7 @@ class FakeGpu(GpuMemory):
         library.fake_violation.restype = ctypes.c_char_p
         library.fake_reset(ctypes.c_uint64(1))
         library.cuInit(0)  # which the core does once in a process
+        library.cuFileDriverOpen()  # as this
         library.fake_set_timing(ctypes.c_uint32(50), ctypes.c_uint64(0), ctypes.c_uint32(100))
         self._stream = library.fake_foreign_stream(0, 1)
 
@@ -150,6 +155,7 @@ class FakeGpu(GpuMemory):
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     """While it lasts, device="cpu" is that GPU. Afterwards nothing of it may be left."""
     monkeypatch.setenv("WEIGHTSTREAM_CUDA_DRIVER", str(library_path()))
+    monkeypatch.setenv("WEIGHTSTREAM_CUFILE_LIBRARY", str(library_path()))
     gpu = FakeGpu(ctypes.CDLL(str(library_path())))
     monkeypatch.setattr(torch_framework, "gpu_memory", lambda device: gpu)
     yield gpu
@@ -158,3 +164,4 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     assert _core.pinned_bytes() == 0
     wait_until(lambda: gpu.counts().registered_bytes + gpu.counts().streams + gpu.counts().events == 0)
     assert gpu.counts().contexts == 0
+    assert gpu.counts().cufile_files == 0

@@ -367,6 +367,7 @@ std::unique_ptr<PyStream> start(std::shared_ptr<Checkpoint> checkpoint, Selectio
   options.backend = backend == "uring"   ? Backend::kUring
                     : backend == "pread" ? Backend::kPread
                     : backend == "mmap"  ? Backend::kMmap
+                    : backend == "gds"   ? Backend::kGds
                                          : Backend::kAuto;
   // Python's time.monotonic() and steady_clock are the same clock here.
   const Stream::Clock::time_point since{

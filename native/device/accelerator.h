@@ -33,6 +33,7 @@ class Accelerator {
   Accelerator(const Accelerator&) = delete;
   Accelerator& operator=(const Accelerator&) = delete;
 
+  [[nodiscard]] Vendor vendor() const { return driver_->vendor(); }
   [[nodiscard]] const std::string& label() const { return label_; }  // "cuda:0", as torch says for HIP too
   [[nodiscard]] const std::string& name() const { return name_; }  // "NVIDIA H200"
   [[nodiscard]] const std::string& pci_bus_id() const { return pci_bus_id_; }  // "0000:3b:00.0"; empty if unknown

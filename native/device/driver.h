@@ -92,6 +92,7 @@ class Driver {
   [[nodiscard]] Result<bool> check_ready(DriverStatus result) const;
 
   [[nodiscard]] bool usable_here() const;
+  [[nodiscard]] Vendor vendor() const { return vendor_; }
   [[nodiscard]] const char* vendor_name() const;  // "CUDA", "HIP"
   [[nodiscard]] const char* visible_by() const;  // the variable that says which devices a process sees
 

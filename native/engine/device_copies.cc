@@ -21,10 +21,11 @@ constexpr auto kPatience = std::chrono::milliseconds(100);
 }  // namespace
 
 Result<std::unique_ptr<DeviceCopies>> DeviceCopies::start(std::shared_ptr<Accelerator> accelerator,
-                                                          Landing::Owner& owner) {
+                                                          Landing::Owner& owner, bool others_write) {
   auto stream = CopyStream::create(accelerator);
   if (!stream) return std::move(stream).error();
-  std::unique_ptr<DeviceCopies> copies(new DeviceCopies(std::move(accelerator), owner, std::move(*stream)));
+  std::unique_ptr<DeviceCopies> copies(
+      new DeviceCopies(std::move(accelerator), owner, std::move(*stream), others_write));
   auto started = start_core_thread(copies->thread_, "ws-copy", [copies = copies.get()] { copies->run(); });
   if (!started) return std::move(started).error();
   return copies;
@@ -34,13 +35,12 @@ DeviceCopies::~DeviceCopies() {
   if (thread_.joinable()) stop(nullptr);
 }
 
-Result<std::uint32_t> DeviceCopies::after(ForeignStream stream) {
-  auto event = DeviceEvent::create(accelerator_);
-  if (!event) return std::move(event).error();
-  if (auto recorded = event->record(stream); !recorded) return std::move(recorded).error();
+bool DeviceCopies::may_write(std::uint32_t order, std::uint32_t read) {
+  if (orders_.reached(order, read)) return true;
   const std::lock_guard lock(mutex_);
-  orders_.emplace_back(std::move(*event));
-  return static_cast<std::uint32_t>(orders_.size() - 1);
+  looks_ = true;
+  changed_.notify_one();
+  return false;
 }
 
 void DeviceCopies::add(DeviceCopy copy) {
@@ -60,8 +60,8 @@ void DeviceCopies::run() {
   auto pause = kFirstLook;
   std::unique_lock lock(mutex_);
   while (true) {
-    const auto called = [this] { return stops_ || woken_ || !added_.empty(); };
-    if (under_way()) {
+    const auto called = [this] { return stops_ || woken_ || looks_ || !added_.empty(); };
+    if (under_way() || (!failed_ && orders_.wanted())) {
       changed_.wait_for(lock, pause, called);
     } else {
       changed_.wait(lock, called);
@@ -69,14 +69,16 @@ void DeviceCopies::run() {
     if (stops_) return;
     added.swap(added_);
     const bool woken = std::exchange(woken_, false);
+    const bool looks = std::exchange(looks_, false);
     lock.unlock();
     for (auto& copy : added) submit(std::move(copy));
-    const bool progress = !added.empty() || woken;
+    const bool progress = !added.empty() || woken || looks;
     added.clear();
     const bool reaped = failed_ ? false : reap();
+    const bool reached = failed_ ? false : look_for_orders();
     if (failed_) drop_ended();
-    if (woken) owner_.made_room();
-    pause = progress || reaped ? kFirstLook : std::min(2 * pause, kLongestLook);
+    if (woken || reached) owner_.made_room();
+    pause = progress || reaped || reached ? kFirstLook : std::min(2 * pause, kLongestLook);
     lock.lock();
   }
 }
@@ -109,20 +111,17 @@ void DeviceCopies::submit(DeviceCopy copy) {
 
 Status DeviceCopies::queue(const DeviceCopy& copy, DeviceEvent& event) {
   for (const auto& piece : copy.pieces) {
-    if (auto waits = wait_on_device(piece.order); !waits) return waits;
+    if (auto waits = orders_.wait_on_device(piece.order, *stream_); !waits) return waits;
     if (auto queued = stream_->copy(piece.to, piece.from, piece.bytes); !queued) return queued;
   }
   return stream_->record(event);
 }
 
-// What is queued from now on waits for `order`. Whoever waited once need not wait again.
-Status DeviceCopies::wait_on_device(std::uint32_t order) {
-  std::optional<DeviceEvent> event;
-  {
-    const std::lock_guard lock(mutex_);
-    event.swap(orders_[order]);
-  }
-  return event ? stream_->wait_for(*event) : Ok{};
+// Whether memory may be written to that somebody asked for.
+bool DeviceCopies::look_for_orders() {
+  auto look = orders_.look();
+  if (look.failure) fail(look.failure->read, std::move(look.failure->error));
+  return look.any;
 }
 
 // Whether anything has ended.

@@ -14,13 +14,13 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <thread>
 #include <vector>
 
 #include "base/result.h"
 #include "device/accelerator.h"
 #include "device/copy_stream.h"
+#include "engine/device_orders.h"
 #include "engine/landing.h"
 #include "memory/slot_pool.h"
 
@@ -41,15 +41,20 @@ struct DeviceCopy {
 
 class DeviceCopies {
  public:
-  // The owner outlives it. Fails with kDevice, or kStorage when the system refuses a thread.
-  static Result<std::unique_ptr<DeviceCopies>> start(std::shared_ptr<Accelerator> accelerator, Landing::Owner& owner);
+  // The owner outlives it. `others_write`: somebody asks may_write(). Fails with kDevice, or kStorage when the system
+  // refuses a thread.
+  static Result<std::unique_ptr<DeviceCopies>> start(std::shared_ptr<Accelerator> accelerator, Landing::Owner& owner,
+                                                     bool others_write);
   ~DeviceCopies();
   DeviceCopies(const DeviceCopies&) = delete;
   DeviceCopies& operator=(const DeviceCopies&) = delete;
 
   // Memory that was allocated on `stream` just now must not be written to before this place in it. Returns the order
   // that pieces into it carry.
-  Result<std::uint32_t> after(ForeignStream stream);
+  Result<std::uint32_t> after(ForeignStream stream) { return orders_.add(stream); }
+  // Whether memory of that order may be written to by `read`, by other means than copies. If not, the owner is told
+  // that there is room when it may. From any thread, with any lock but those that the owner's calls take before others.
+  bool may_write(std::uint32_t order, std::uint32_t read);
 
   // Copies behind the caller's back; landed() says when. A failure is told by failed(), once; from then on nothing
   // lands, and slots are dropped as soon as they can be.
@@ -67,21 +72,26 @@ class DeviceCopies {
     DeviceEvent event;  // behind its last piece
   };
 
-  DeviceCopies(std::shared_ptr<Accelerator> accelerator, Landing::Owner& owner, std::unique_ptr<CopyStream> stream)
-      : accelerator_(std::move(accelerator)), owner_(owner), stream_(std::move(stream)) {}
+  DeviceCopies(std::shared_ptr<Accelerator> accelerator, Landing::Owner& owner, std::unique_ptr<CopyStream> stream,
+               bool others_write)
+      : accelerator_(std::move(accelerator)),
+        owner_(owner),
+        stream_(std::move(stream)),
+        orders_(accelerator_, others_write) {}
   void run();
   void fail(std::uint32_t read, Error error);
   void drop_ended();
   void submit(DeviceCopy copy);
   Status queue(const DeviceCopy& copy, DeviceEvent& event);
-  Status wait_on_device(std::uint32_t order);
   bool reap();
+  bool look_for_orders();
   [[nodiscard]] bool under_way() const { return !under_way_.empty() || !unknown_.empty(); }
   Result<DeviceEvent> new_event();
 
   const std::shared_ptr<Accelerator> accelerator_;
   Landing::Owner& owner_;
   std::unique_ptr<CopyStream> stream_;
+  DeviceOrders orders_;
 
   // Of the thread, and of stop() after it.
   std::deque<UnderWay> under_way_;  // oldest first, which also ends first
@@ -92,8 +102,8 @@ class DeviceCopies {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<DeviceCopy> added_;
-  std::vector<std::optional<DeviceEvent>> orders_;  // until they are waited for
   bool woken_ = false;
+  bool looks_ = false;  // an order is wanted since
   bool stops_ = false;
   std::thread thread_;
 };

@@ -14,6 +14,7 @@
 #include "engine/lanes.h"
 #include "engine/ready_items.h"
 #include "memory/arena.h"
+#include "storage/reader.h"
 
 namespace weightstream {
 
@@ -61,6 +62,8 @@ class Landing {
 
   // Where the bytes of an admitted read go: congruent to its offset modulo 4 KiB.
   [[nodiscard]] virtual std::byte* place(std::uint32_t read) = 0;
+  // Where they go on a device, if its reader writes there.
+  [[nodiscard]] virtual std::vector<DevicePart> parts(std::uint32_t /*read*/) const { return {}; }
   // They are all there: landed() follows, now or later. A read that failed never arrives.
   virtual void arrived(std::uint32_t read) = 0;
   // No reader runs any more. Nobody is called after it, and what was handed out stays as it is. `unread`: the reads

@@ -6,10 +6,15 @@
 namespace weightstream {
 
 Status Lanes::open(const Plan& plan, const StreamOptions& options, Lane::Owner& owner) {
-  LocalProbe probe(options.backend);
+  const bool asks_gds = options.backend == Backend::kGds;
+  LocalProbe probe(asks_gds ? Backend::kAuto : options.backend);
+  const bool on_device = lands_on_device(options, plan);
+  const bool only_read = plan.reads.size() == 1;
+  GdsProbe gds(on_device ? &*options.device : nullptr,
+               only_read ? "a single read lands in host memory" : "these reads land in host memory");
   for (const auto& [source, range] : plan.extents) {
     if (of_source_[source] != nullptr) continue;
-    auto choice = choose(source, plan.reads.size() == 1, probe);
+    auto choice = asks_gds ? choose_gds(source, only_read, probe, gds) : choose(source, only_read, probe);
     if (!choice) return std::move(choice).error();
     reasons_.emplace_back(source, choice->reason);
     log_.write(LogLevel::kDebug, sources_.at(source).name() + ": " + choice->reason);
@@ -32,17 +37,33 @@ Result<ReaderChoice> Lanes::choose(std::uint32_t source, bool only_read, LocalPr
   return only_read ? probe.choose_for_one_read(*file) : probe.choose(*file);
 }
 
+Result<ReaderChoice> Lanes::choose_gds(std::uint32_t source, bool only_read, LocalProbe& probe, GdsProbe& gds) {
+  auto verdict = gds.look(sources_.local(source));
+  if (!verdict) return std::move(verdict).error();
+  if (verdict->works) {
+    cufile_ = gds.cufile();
+    return ReaderChoice{ReaderKind::kGds, "backend=\"gds\" was asked for: " + verdict->reason, !verdict->direct};
+  }
+  const std::string why = "gds was asked for, but " + verdict->reason;
+  log_.write_once(why, verdict->hindered ? LogLevel::kWarning : LogLevel::kInfo, why);
+  auto choice = choose(source, only_read, probe);
+  if (choice) choice->reason = why + ": " + choice->reason;
+  return choice;
+}
+
 std::unique_ptr<Reader> Lanes::make_reader(ReaderKind kind, const HttpObject* object, const StreamOptions& options) {
   return options.make_reader(kind, {.concurrency = options.concurrency,
                                     .log = log_,
                                     .connections = sources_.connections.get(),
-                                    .host = object == nullptr ? nullptr : &object->host()});
+                                    .host = object == nullptr ? nullptr : &object->host(),
+                                    .accelerator = options.device ? options.device->accelerator : nullptr,
+                                    .cufile = cufile_});
 }
 
 Status Lanes::start(const StreamOptions& options) {
   for (auto& lane : lanes_) {
     auto started = lane->reader->start(*lane);
-    if (!started && lane->kind == ReaderKind::kUring && options.backend == Backend::kAuto) {
+    if (!started && lane->kind == ReaderKind::kUring && options.backend != Backend::kUring) {
       const std::string reason = started.error().message + ": parallel pread";
       log_.write(LogLevel::kInfo, reason);
       for (auto& [source, why] : reasons_) {

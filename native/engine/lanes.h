@@ -12,6 +12,8 @@
 
 #include "base/log.h"
 #include "base/result.h"
+#include "device/cufile.h"
+#include "engine/gds_probe.h"
 #include "engine/plan.h"
 #include "engine/sources.h"
 #include "engine/stream_options.h"
@@ -64,7 +66,7 @@ class Lanes {
 
   // Chooses the reader of each source that the plan reads.
   Status open(const Plan& plan, const StreamOptions& options, Lane::Owner& owner);
-  // Starts the readers. A ring that does not start becomes a pread pool, unless the ring was asked for.
+  // Starts the readers. A ring that does not start becomes a pread pool, unless the ring was asked for by name.
   Status start(const StreamOptions& options);
   // No reader runs afterwards, with its threads, descriptors and buffers gone.
   void stop();
@@ -79,6 +81,7 @@ class Lanes {
 
  private:
   Result<ReaderChoice> choose(std::uint32_t source, bool only_read, LocalProbe& probe) const;
+  Result<ReaderChoice> choose_gds(std::uint32_t source, bool only_read, LocalProbe& probe, GdsProbe& gds);
   std::unique_ptr<Reader> make_reader(ReaderKind kind, const HttpObject* object, const StreamOptions& options);
 
   const Sources& sources_;
@@ -86,6 +89,7 @@ class Lanes {
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::vector<Lane*> of_source_;  // null where nothing is read
   Reasons reasons_;
+  std::shared_ptr<const CuFile> cufile_;  // of the gds lane
 };
 
 }  // namespace weightstream

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/gds_reader.h"
 #include "storage/http_reader.h"
 #include "storage/inline_reader.h"
 #include "storage/reader_group.h"
@@ -39,6 +40,8 @@ const char* name(ReaderKind kind) {
       return "inline";
     case ReaderKind::kHttp:
       return "http";
+    case ReaderKind::kGds:
+      return "gds";
   }
   return "";
 }
@@ -71,6 +74,7 @@ std::unique_ptr<Reader> make_reader(ReaderKind kind, const ReaderContext& contex
     }
     return make_reader_group(std::move(readers));
   }
+  if (kind == ReaderKind::kGds) return make_gds_reader(context.accelerator, context.cufile, concurrency);
   if (kind == ReaderKind::kInline) return make_inline_reader(make_pread());
   ThreadPoolOptions options;
   // Enough to fill the cores with copies from the page cache; storage with latency makes the pool grow.

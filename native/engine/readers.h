@@ -6,6 +6,8 @@
 #include <memory>
 
 #include "base/log.h"
+#include "device/accelerator.h"
+#include "device/cufile.h"
 #include "storage/http_connections.h"
 #include "storage/http_host.h"
 #include "storage/local_probe.h"
@@ -13,7 +15,7 @@
 
 namespace weightstream {
 
-// The name of a reader in stats and logs: "uring", "pread", "mmap", "inline", "http".
+// The name of a reader in stats and logs: "uring", "pread", "mmap", "inline", "http", "gds".
 [[nodiscard]] const char* name(ReaderKind kind);
 
 // What a reader may need, all of which outlives it.
@@ -22,6 +24,8 @@ struct ReaderContext {
   LogSink& log;
   HttpConnections* connections = nullptr;  // of the http reader
   HttpHost* host = nullptr;                // of the http reader, if its sources have one
+  std::shared_ptr<Accelerator> accelerator = {};  // of the gds reader
+  std::shared_ptr<const CuFile> cufile = {};      // of the gds reader
 };
 
 using ReaderFactory = std::function<std::unique_ptr<Reader>(ReaderKind, const ReaderContext&)>;

@@ -58,10 +58,9 @@ Result<std::unique_ptr<Stream>> Stream::start(std::shared_ptr<const Sources> sou
   return stream;
 }
 
-// A single read gains nothing from going through pinned memory, and a mapping is where it is.
 std::unique_ptr<Landing> Stream::make_landing(const StreamOptions& options) {
   Landing::Owner& owner = *this;
-  if (!options.device || plan_.reads.size() < 2 || options.backend == Backend::kMmap) {
+  if (!lands_on_device(options, plan_)) {
     return std::make_unique<HostLanding>(owner, *sources_, plan_, ready_, options.memory_limit);
   }
   auto landing = std::make_unique<DeviceLanding>(owner, plan_, ready_, *options.device, options.memory_limit);
@@ -87,7 +86,8 @@ std::optional<ReadRequest> Stream::pull(Lane& lane) {
                      .length = plan.range.size(),
                      .wanted = wanted_bytes(plan, source),
                      .into = landing_->place(*read),
-                     .id = *read};
+                     .id = *read,
+                     .parts = landing_->parts(*read)};
 }
 
 std::optional<std::uint32_t> Stream::admit(Lane& lane) {
@@ -134,7 +134,8 @@ void Stream::complete(const Lane& lane, std::uint32_t read, Result<ReadEffort> r
     }
     ++stats_.reads;
     stats_.retries += result->retries;
-    const std::uint64_t bytes = wanted_bytes(plan, sources_->at(plan.source));
+    const std::uint64_t bytes =
+        lane.kind == ReaderKind::kGds ? plan.range.size() - plan.wasted : wanted_bytes(plan, sources_->at(plan.source));
     stats_.bytes_read += bytes;
     stats_.bytes_by_reader[static_cast<std::size_t>(lane.kind)] += bytes;
     ++landing_reads_;
@@ -147,7 +148,7 @@ void Stream::landed(std::uint32_t read) {
   const PlanRead& plan = plan_.reads[read];
   const std::lock_guard lock(mutex_);
   --landing_reads_;
-  if (trace_ && device_ != nullptr) trace_->copied(read);
+  if (trace_ && device_ != nullptr && lanes_.of(plan.source).kind != ReaderKind::kGds) trace_->copied(read);
   const bool room = landing_->settle(read);
   if (error_ || closed_) return;  // it comes after the end
   for (auto item = plan.first_item; item < plan.first_item + plan.items; ++item) {
@@ -196,14 +197,15 @@ void Stream::started(Lane& lane) {
 }
 
 // Precondition: mutex_ is held. Reading waits for the consumer while a read finds no room and the consumer has
-// something to take. The consumer waits for the device while reading has to wait for copies, or only copies are left.
+// something to take. The consumer waits for the device while only copies are left, or while reading has to wait for the
+// device and nothing else goes on, or copies do.
 void Stream::account_waits() {
   const bool runs = !closed_ && !error_;
   const bool out_of_room = admission_.out_of_room();
   const bool by_device = out_of_room && landing_->bound() == Landing::Bound::kDevice;
   blocked_.set(runs && out_of_room && !by_device && ready_.any() && !consumer_waits_, stats_.wait_consumer_seconds);
-  device_bound_.set(runs && consumer_waits_ && landing_reads_ > 0 && (by_device || reading_ == 0),
-                    stats_.wait_device_seconds);
+  const bool device_holds_up = by_device ? landing_reads_ > 0 || reading_ == 0 : landing_reads_ > 0 && reading_ == 0;
+  device_bound_.set(runs && consumer_waits_ && device_holds_up, stats_.wait_device_seconds);
 }
 
 void Stream::Span::set(bool holds, double& total) {

@@ -15,6 +15,10 @@ constexpr std::uint32_t kRemoteTailReads = 64;
 
 }  // namespace
 
+bool lands_on_device(const StreamOptions& stream, const Plan& plan) {
+  return stream.device && plan.reads.size() > 1 && stream.backend != Backend::kMmap;
+}
+
 std::uint64_t default_memory_limit() {
   const std::uint64_t available = available_memory();
   if (available == 0) return kDefaultMemoryLimit;

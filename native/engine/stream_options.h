@@ -21,6 +21,10 @@ struct StreamOptions {
   ReaderFactory make_reader = weightstream::make_reader;  // tests put faults here
 };
 
+// Whether reads go to the device, and not to host memory from where a framework copies. A single read gains nothing
+// from going through pinned memory, and a mapping is where it is.
+[[nodiscard]] bool lands_on_device(const StreamOptions& stream, const Plan& plan);
+
 [[nodiscard]] std::uint64_t default_memory_limit();
 // The part of the memory limit that dead tensors' blocks may take while they wait for the next read.
 [[nodiscard]] std::uint64_t kept_share(std::uint64_t memory_limit);

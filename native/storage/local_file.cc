@@ -89,6 +89,13 @@ Result<Opened> open_regular(const std::string& path) {
   return Opened{std::move(owned), identity_of(status)};
 }
 
+// Through /proc a descriptor opens the very same inode, also when the path names another file by now. Empty, and errno,
+// when it is refused.
+FileDescriptor open_again(int fd, int flags) {
+  const std::string self = "/proc/self/fd/" + std::to_string(fd);
+  return FileDescriptor(::open(self.c_str(), O_RDONLY | O_CLOEXEC | flags));
+}
+
 }  // namespace
 
 FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
@@ -140,16 +147,25 @@ int LocalFile::open_direct(Handle& handle) const {
   const std::lock_guard lock(mutex_);
   if (handle.direct) return 0;
   if (handle.direct_refused) return EINVAL;
-  // Through /proc the descriptor opens the very same inode, also when the path names another file by now.
-  const std::string self = "/proc/self/fd/" + std::to_string(handle.buffered.get());
-  const int fd = ::open(self.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
-  if (fd < 0) {
+  FileDescriptor direct = open_again(handle.buffered.get(), O_DIRECT);
+  if (!direct) {
     const int error = errno;
     if (error != EMFILE && error != ENFILE && error != ENOMEM) handle.direct_refused = true;
     return error;
   }
-  handle.direct = FileDescriptor(fd);
+  handle.direct = std::move(direct);
   return 0;
+}
+
+Result<FileDescriptor> LocalFile::another_direct(const Handle& handle) const {
+  FileDescriptor direct = open_again(handle.buffered.get(), O_DIRECT);
+  if (direct) return direct;
+  const int error = errno;
+  if (error == EMFILE) return open_error(path_, error);
+  return Error{.code = ErrorCode::kStorage,
+               .message = std::string("O_DIRECT is refused (") + std::strerror(error) + ")",
+               .source = path_,
+               .system_errno = error};
 }
 
 Error LocalFile::changed(const FileIdentity& now) const {

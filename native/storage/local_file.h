@@ -70,6 +70,9 @@ class LocalFile final : public Source {
   // Opens the direct descriptor of `handle` (of this file) if it is not open yet. Returns 0, or the errno of the
   // refusal, which is remembered unless it speaks of a shortage.
   int open_direct(Handle& handle) const;
+  // Another descriptor of the very same file that bypasses the page cache, for whoever needs one of its own. Fails with
+  // kStorage and the errno of the refusal.
+  Result<FileDescriptor> another_direct(const Handle& handle) const;
 
   // Whether the file behind the descriptor still is what was opened: kSourceChanged otherwise.
   Status check_unchanged(int fd) const;

@@ -27,13 +27,6 @@ namespace {
 // A blocking call cannot be cancelled, so a read is done in pieces that are short even on slow storage.
 constexpr std::uint64_t kPieceBytes = std::uint64_t{2} << 20;
 
-Error stopped(const ReadRequest& request) {
-  return {.code = ErrorCode::kClosed,
-          .message = "the stream was closed while this range was being read",
-          .source = request.source->name(),
-          .range = request.range()};
-}
-
 // What every blocking read of a local file shares: the handle, the pieces, the check that the file is still the same.
 class LocalRead : public BlockingRead {
  public:
@@ -44,7 +37,7 @@ class LocalRead : public BlockingRead {
     const int fd = (*handle)->buffered.get();
     ReadEffort effort;
     for (std::uint64_t done = 0; done < request.wanted;) {
-      if (stopping.load(std::memory_order_acquire)) return stopped(request);
+      if (stopping.load(std::memory_order_acquire)) return stopped_read(request);
       const std::uint64_t bytes = std::min(kPieceBytes, request.wanted - done);
       auto resumed = piece(file, fd, request.into + done, request.offset + done, bytes);
       if (!resumed) {
@@ -103,7 +96,9 @@ class Populate final : public LocalRead {
 class ThreadPoolReader final : public Reader {
  public:
   ThreadPoolReader(std::unique_ptr<BlockingRead> read, ThreadPoolOptions options)
-      : read_(std::move(read)), concurrency_(options.start_concurrency, options.most_concurrency) {}
+      : read_(std::move(read)),
+        thread_name_(options.thread_name),
+        concurrency_(options.start_concurrency, options.most_concurrency) {}
   ~ThreadPoolReader() override { stop(); }
 
   Status start(ReadFeed& feed) override {
@@ -138,7 +133,7 @@ class ThreadPoolReader final : public Reader {
   Status grow() {
     while (!stopping_ && threads_.size() < concurrency_.limit()) {
       std::thread thread;
-      if (auto started = start_core_thread(thread, "ws-pread", [this] { run(); }); !started) {
+      if (auto started = start_core_thread(thread, thread_name_, [this] { run(); }); !started) {
         if (threads_.empty()) return started;
         return Ok{};  // fewer threads than wished for: slower, not wrong
       }
@@ -189,6 +184,7 @@ class ThreadPoolReader final : public Reader {
   }
 
   std::unique_ptr<BlockingRead> read_;
+  const char* const thread_name_;
   ReadFeed* feed_ = nullptr;
   std::mutex mutex_;
   std::condition_variable work_;
@@ -201,6 +197,13 @@ class ThreadPoolReader final : public Reader {
 };
 
 }  // namespace
+
+Error stopped_read(const ReadRequest& request) {
+  return {.code = ErrorCode::kClosed,
+          .message = "the stream was closed while this range was being read",
+          .source = request.source->name(),
+          .range = request.range()};
+}
 
 std::unique_ptr<BlockingRead> make_pread() { return std::make_unique<Pread>(); }
 std::unique_ptr<BlockingRead> make_populate() { return std::make_unique<Populate>(); }

@@ -18,6 +18,9 @@ class BlockingRead {
   virtual Result<ReadEffort> execute(const ReadRequest& request, const std::atomic<bool>& stopping) = 0;
 };
 
+// What a read says that was stopped.
+[[nodiscard]] Error stopped_read(const ReadRequest& request);
+
 // pread(2) into place.
 [[nodiscard]] std::unique_ptr<BlockingRead> make_pread();
 // For memory that maps the file: brings in the pages that the page cache does not have (madvise MADV_POPULATE_READ), so
@@ -27,6 +30,7 @@ class BlockingRead {
 struct ThreadPoolOptions {
   std::uint32_t start_concurrency = 2;  // reads in flight at first
   std::uint32_t most_concurrency = 32;
+  const char* thread_name = "ws-pread";
 };
 
 // Requests must be of LocalFile sources.

@@ -20,7 +20,7 @@ std::uint64_t TestCheckpoint::largest_span(std::uint64_t read_bytes) const {
 }
 
 std::string name(Backend backend) {
-  const char* const names[] = {"auto", "uring", "pread", "mmap"};
+  const char* const names[] = {"auto", "uring", "pread", "mmap", "gds"};
   return names[static_cast<std::size_t>(backend)];
 }
 

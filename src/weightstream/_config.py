@@ -22,7 +22,7 @@ Size: TypeAlias = "int | str"
 PREFIX = "WEIGHTSTREAM_"
 FRAMEWORKS = ("pt", "numpy")
 ORDERS = ("arrival", "file")
-BACKENDS = ("auto", "uring", "pread", "mmap")
+BACKENDS = ("auto", "uring", "pread", "mmap", "gds")
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
@@ -66,7 +66,7 @@ class Settings:
     memory_limit: int
     device_limit: int
     concurrency: int
-    backend: Literal["auto", "uring", "pread", "mmap"]
+    backend: Literal["auto", "uring", "pread", "mmap", "gds"]
     progress: bool
     dtype: Any
     into: Mapping[str, Any] | None

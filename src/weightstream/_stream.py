@@ -286,8 +286,10 @@ def stream(
             2 GiB. The tensors that share reads with the oldest unfinished one are allocated in any case, and `load`
             takes all.
         concurrency: the most reads in flight, of URLs the most connections; default: found out while reading.
-        backend: ``"auto"`` (the default), ``"uring"``, ``"pread"``, or ``"mmap"`` (zero-copy, but the tensors are then
-            the file's pages: see the caveat in docs/semantics.md). For local files; URLs have one reader.
+        backend: ``"auto"`` (the default), ``"uring"``, ``"pread"``, ``"mmap"`` (zero-copy, but the tensors are then the
+            file's pages: see the caveat in docs/semantics.md), or ``"gds"`` (GPUDirect Storage: straight to a CUDA
+            device, where that works; elsewhere ``"auto"``, and `stats.reasons` says why). For local files; URLs have
+            one reader.
         progress: show a progress bar on standard error.
         dtype: what floating-point tensors of 16 bits and more are cast to, on their device: a dtype of the framework or
             its name, such as ``"bfloat16"``. Default: what they are in the file.

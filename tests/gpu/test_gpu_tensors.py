@@ -38,7 +38,7 @@ def test_every_dtype_as_the_safetensors_package_has_it(cuda: str, tmp_path: Path
             assert torch.equal(flat(tensor), flat(expected)), name
 
 
-@pytest.mark.parametrize("backend", ["auto", "uring", "pread"])
+@pytest.mark.parametrize("backend", ["auto", "uring", "pread", "gds"])
 @pytest.mark.parametrize("order", ["arrival", "file"])
 def test_every_byte_arrives(cuda: str, model: Model, order: str, backend: str) -> None:
     path, tensors = model

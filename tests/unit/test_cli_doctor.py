@@ -23,7 +23,7 @@ from weightstream._doctor import proxy as doctor_proxy
 from weightstream._doctor.steps import Clock, Step
 from weightstream.sources import failures
 
-MACHINE = ["software", "cpu", "memory", "limits", "io_uring", "huge pages", "accelerator"]
+MACHINE = ["software", "cpu", "memory", "limits", "io_uring", "huge pages", "accelerator", "gpudirect storage"]
 LOCAL = ["location", "listing", "direct io", "header", "read", "throughput", "reader"]
 
 
@@ -270,6 +270,28 @@ def test_huge_pages_that_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, status in (("always madvise [never]", "warn"), ("[always] madvise never", "ok"), (None, "warn")):
         monkeypatch.setattr(machine, "_read", lambda path, text=text: text)
         assert machine.huge_pages().status == status
+
+
+def test_gpudirect_storage_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = tmp_path / "libcufile.so.0"
+    library.touch()
+    monkeypatch.delenv("WEIGHTSTREAM_CUFILE_LIBRARY", raising=False)
+    for gpus, found, module, summary in (
+        (0, str(library), None, "no NVIDIA GPU"),
+        (1, None, "version: 2.20", "there is no libcufile.so.0"),
+        (1, str(library), None, "without nvidia-fs"),
+        (1, str(library), "version: 2.20", 'libcufile.so.0, version: 2.20: backend="gds" may be used'),
+    ):
+        monkeypatch.setattr(machine, "_gpus", lambda gpus=gpus: gpus)
+        monkeypatch.setattr(machine, "_cufile", lambda found=found: found)
+        monkeypatch.setattr(machine, "_read", lambda path, module=module: module)
+        step = machine.gpudirect_storage()
+        assert step.status == "ok"
+        assert summary in step.summary
+    monkeypatch.setattr(machine, "_cufile", lambda: None)
+    for named, status in ((str(library), "ok"), ("libcufile.so.0", "warn"), (str(tmp_path / "none"), "warn")):
+        monkeypatch.setenv("WEIGHTSTREAM_CUFILE_LIBRARY", named)
+        assert machine.gpudirect_storage().status == status
 
 
 def test_the_tightest_control_group_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "memory_limit": ("lots", "lots"),
     "device_limit": (-1, "-1"),
     "concurrency": (0, "many"),
-    "backend": ("gds", "gds"),
+    "backend": ("rdma", "rdma"),
 }
 
 

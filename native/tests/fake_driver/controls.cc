@@ -32,6 +32,14 @@ void fake_set_register_limit(std::uint64_t bytes) {
   machine().control([&] { machine().register_limit = bytes; });
 }
 
+void fake_set_cufile(std::uint64_t most_bytes, std::uint32_t latency_us, std::uint32_t module_version) {
+  machine().control([&] {
+    machine().cufile.most_bytes = most_bytes;
+    machine().cufile.latency = std::chrono::microseconds(latency_us);
+    machine().cufile.module_version = module_version;
+  });
+}
+
 void fake_pause(int paused) {
   machine().control([&] { machine().pause(paused != 0); });
 }

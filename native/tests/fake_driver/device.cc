@@ -37,6 +37,26 @@ Memory* Machine::memory_at(std::uint64_t address, std::uint64_t bytes) {
   return address + bytes <= begin + memory.size ? &memory : nullptr;
 }
 
+bool Machine::check_free(std::uint64_t to, std::uint64_t bytes) {
+  const Memory* memory = memory_at(to, bytes);
+  if (memory == nullptr) {
+    violate("a read went outside of any allocation");
+    return false;
+  }
+  if (memory->freed) {
+    violate("a read went into freed memory");
+    return false;
+  }
+  for (const Stream& stream : streams_) {
+    for (const Operation& other : stream.queue) {
+      if (other.kind != Operation::Kind::kKernel || other.to >= to + bytes || to >= other.to + other.bytes) continue;
+      violate("a read went into memory that a kernel still used");
+      return false;
+    }
+  }
+  return true;
+}
+
 void Machine::launch(int ordinal, void* stream, Operation kernel) {
   Stream* on = find_stream(stream, *context(ordinal));
   enqueue(*on, std::move(kernel));

@@ -14,8 +14,12 @@
 // What a real one leaves undefined is a violation here, counted and said: a copy into memory that a kernel queued
 // earlier still uses, a copy into freed memory, memory unregistered under a copy, a context released under its streams.
 //
-// Knows nothing of weightstream: `c++ -std=c++20 -shared -fPIC -pthread machine.cc device.cc controls.cc cuda_api.cc`
-// (or hip_api.cc) builds it.
+// The library of CUDA is one of cuFile as well (cufile_api.cc), named by WEIGHTSTREAM_CUFILE_LIBRARY. Its reads write
+// to device memory at once, whatever is queued: memory that a kernel still uses then, freed memory, and files that were
+// closed before they were deregistered are violations.
+//
+// Knows nothing of weightstream: `c++ -std=c++20 -shared -fPIC -pthread machine.cc device.cc controls.cc cuda_api.cc
+// cufile_api.cc` (or hip_api.cc in place of both) builds it.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +36,10 @@ struct FakeCounts {
   std::uint64_t pageable_copies;  // queued from memory that is not registered
   std::uint64_t violations;
   std::uint64_t calls_after_fork;
+  std::uint64_t cufile_files;  // registered
+  std::uint64_t cufile_reads;  // that brought bytes
+  std::uint64_t cufile_bytes;  // that they brought
+  std::uint64_t cufile_most_at_once;  // reads
 };
 
 // Ends all work and forgets everything: memory, handles, counters, settings. Two devices, no latency. Not while any
@@ -44,10 +52,14 @@ FAKE_EXPORT void fake_set_timing(std::uint32_t copy_latency_us, std::uint64_t by
                                  std::uint32_t event_latency_us);
 // Registering more than this in all is out of memory.
 FAKE_EXPORT void fake_set_register_limit(std::uint64_t bytes);
+// A read of cuFile brings at most this many bytes, and takes this long; the version of its kernel module (0:
+// none; UINT32_MAX: none, but peer-to-peer DMA).
+FAKE_EXPORT void fake_set_cufile(std::uint64_t most_bytes, std::uint32_t latency_us, std::uint32_t module_version);
 // While paused no work runs.
 FAKE_EXPORT void fake_pause(int paused);
 
-// The k-th call of `function` from now on, counted from 1, fails with `status` and does nothing else. Sticky: the
+// The k-th call of `function` from now on, counted from 1, fails with `status` and does nothing else (cuFileRead: with
+// that errno, where it is below 5000). Sticky: the
 // context that is current then is lost and answers every later call with it. The function "copy" stands for the
 // execution of a copy, whose failure is always sticky. One failure is set at a time; k of 0: none.
 FAKE_EXPORT void fake_fail(const char* function, std::uint32_t k, int status, int sticky);

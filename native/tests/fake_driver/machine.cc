@@ -42,6 +42,7 @@ void Machine::reset(std::uint64_t seed) {
   register_limit = UINT64_MAX;
   counts_ = {};
   calls_after_fork_ = 0;
+  cufile = {};
   stopping_ = paused_ = initialised_ = false;
   dead_ = kSuccess;
   process_ = 0;
@@ -235,6 +236,10 @@ FakeCounts Machine::counts() const {
   counts.events = events_.size();
   for (const auto& context : contexts_) counts.contexts += context->retained;
   counts.calls_after_fork = calls_after_fork_;
+  counts.cufile_files = cufile.files.size();
+  counts.cufile_reads = cufile.reads;
+  counts.cufile_bytes = cufile.bytes;
+  counts.cufile_most_at_once = cufile.most_at_once;
   return counts;
 }
 

@@ -87,6 +87,27 @@ struct Memory {
   bool freed = false;
 };
 
+// A file that cuFile knows, and what it was when it was registered.
+struct CuFileHandle {
+  int fd;
+  std::uint64_t device;
+  std::uint64_t inode;
+  std::uint64_t reads_under_way = 0;
+};
+
+// What cufile_api.cc keeps. The counters are those of FakeCounts.
+struct CuFileState {
+  bool open = false;
+  std::list<CuFileHandle> files = {};
+  std::uint64_t most_bytes = UINT64_MAX;
+  Clock::duration latency = {};
+  std::uint32_t module_version = 2;
+  std::uint64_t reads = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t at_once = 0;
+  std::uint64_t most_at_once = 0;
+};
+
 // What has to hold before a function does anything.
 enum class Needs { kNothing, kInit, kContext };
 
@@ -133,6 +154,10 @@ class Machine {
   int copy(std::unique_lock<std::mutex>& lock, std::uint64_t to, const void* from, std::uint64_t bytes, void* stream,
            Context& context);
 
+  // Whether [to, to + bytes) is memory that nothing else uses: what is written there at once goes nowhere else.
+  bool check_free(std::uint64_t to, std::uint64_t bytes);
+  void violate(std::string what);
+
   [[nodiscard]] FakeCounts counts() const;
   std::uint64_t allocate(std::uint64_t bytes);
   void free(std::uint64_t address);
@@ -150,6 +175,7 @@ class Machine {
   bool fails_for_good = false;
   std::map<std::string, std::uint64_t> calls;
   std::string violation;
+  CuFileState cufile;
   void pause(bool paused);
 
  private:
@@ -159,7 +185,6 @@ class Machine {
   Event* find_event(void* handle);
   void enqueue(Stream& stream, Operation operation);
   void queue_behind(Stream& stream, Stream& other);
-  void violate(std::string what);
   [[nodiscard]] Memory* memory_at(std::uint64_t address, std::uint64_t bytes);
   [[nodiscard]] bool registered(const std::byte* at, std::uint64_t bytes, bool* partly) const;
   void execute(Stream& stream, Operation& operation);

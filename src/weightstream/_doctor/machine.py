@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import errno
 import glob
 import os
@@ -38,6 +39,7 @@ def steps() -> Iterator[tuple[str, Callable[[], Step]]]:
     yield "io_uring", io_uring
     yield "huge pages", huge_pages
     yield "accelerator", accelerator
+    yield "gpudirect storage", gpudirect_storage
 
 
 def software() -> Step:
@@ -138,7 +140,7 @@ def huge_pages() -> Step:
 
 def accelerator() -> Step:
     """Accelerators, by the devices that their drivers make."""
-    nvidia = len(glob.glob("/dev/nvidia[0-9]*"))
+    nvidia = _gpus()
     amd = len(glob.glob("/dev/dri/renderD*")) if os.path.exists("/dev/kfd") else 0
     try:
         torch = metadata.version("torch")
@@ -152,6 +154,46 @@ def accelerator() -> Step:
     if torch is not None and torch.endswith("+cpu"):
         return Step("accelerator", "warn", summary, "the installed torch is for CPUs only; install one for it", details)
     return Step("accelerator", "ok", summary, None, details)
+
+
+def gpudirect_storage() -> Step:
+    """What ``backend="gds"`` needs. Nothing is loaded: whether it works for a file is known when it is read."""
+    name = "gpudirect storage"
+    named = os.environ.get("WEIGHTSTREAM_CUFILE_LIBRARY", "")
+    gpus = _gpus()
+    library = named or (_cufile() if gpus else None)
+    module = _read("/proc/driver/nvidia-fs/version")
+    details = {"library": library, "nvidia_fs": module}
+    if named and not (os.path.isabs(named) and os.path.isfile(named)):
+        advice = "WEIGHTSTREAM_CUFILE_LIBRARY has to be the absolute path of a libcufile"
+        return Step(name, "warn", f"{named} is not the path of a library", advice, details)
+    if not gpus:
+        return Step(name, "ok", 'no NVIDIA GPU; backend="gds" is "auto" here', None, details)
+    if library is None:
+        return Step(name, "ok", 'there is no libcufile.so.0; backend="gds" is "auto" here', None, details)
+    if module is None:
+        summary = f'{library}, without nvidia-fs: with backend="gds" it may read through host memory, or not at all'
+        return Step(name, "ok", summary, None, details)
+    return Step(name, "ok", f'{library}, {module}: backend="gds" may be used', None, details)
+
+
+def _gpus() -> int:
+    return len(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def _cufile() -> str | None:
+    """Where cuFile is: what the loader finds, or the package that torch may depend on."""
+    if found := ctypes.util.find_library("cufile"):
+        return found
+    for package in ("nvidia-cufile", "nvidia-cufile-cu12"):
+        try:
+            files = metadata.files(package) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for file in files:
+            if file.name == "libcufile.so.0":
+                return os.fspath(file.locate())
+    return None
 
 
 def _ring_error() -> int:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 @click.option("--dtype", metavar="DTYPE", help="Cast floating-point tensors, such as to bfloat16.")
 @click.option("--trace", metavar="FILE", help="Write what was done when, for https://ui.perfetto.dev.")
 @click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Reads in flight.  [default: adaptive]")
-@click.option("--backend", type=click.Choice(["auto", "uring", "pread", "mmap"]), help="The reader.  [default: auto]")
+@click.option(
+    "--backend", type=click.Choice(["auto", "uring", "pread", "mmap", "gds"]), help="The reader.  [default: auto]"
+)
 @click.option("--keep", is_flag=True, help="Hold all tensors until the end, instead of dropping each as it comes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--no-progress", is_flag=True, help="No progress bar, as WEIGHTSTREAM_PROGRESS=0 does.")
