@@ -41,8 +41,8 @@ class EngineDeviceFaults : public DeviceStreamTest {
   }
   // Those that make the device current. Where they fail, what was to end may stay.
   [[nodiscard]] std::vector<const char*> switches() const {
-    if (cuda()) return {"cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"};
-    return {"hipSetDevice"};
+    if (cuda()) return {"cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuThreadExchangeStreamCaptureMode"};
+    return {"hipSetDevice", "hipThreadExchangeStreamCaptureMode"};
   }
 
   void fail_every_call(const std::string& function);
