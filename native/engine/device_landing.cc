@@ -58,16 +58,16 @@ void DeviceLanding::arrived(std::uint32_t read) {
   DeviceCopy copy{.read = read, .slot = std::move(slots_[read]), .pieces = {}};
   const std::byte* from = copy.slot.place(plan.range.begin);
   const auto touched = groups_.of_read[read];
-  copy.pieces.reserve(touched.end - touched.begin);
   for (auto i = touched.begin; i < touched.end; ++i) {
-    const ByteRange& group = groups_.groups[i].range;
     const DeviceWindow::Place& place = window_.place(i);
-    const std::uint64_t begin = std::max(group.begin, plan.range.begin);
-    const std::uint64_t end = std::min(group.end, plan.range.end);
-    copy.pieces.push_back({.to = place.address + (begin - group.begin),
-                           .from = from + (begin - plan.range.begin),
-                           .bytes = end - begin,
-                           .order = place.order});
+    for (const DeviceRun& run : groups_.runs_in(groups_.groups[i], plan.range)) {
+      const std::uint64_t begin = std::max(run.range.begin, plan.range.begin);
+      const std::uint64_t end = std::min(run.range.end, plan.range.end);
+      copy.pieces.push_back({.to = place.address + run.at + (begin - run.range.begin),
+                             .from = from + (begin - plan.range.begin),
+                             .bytes = end - begin,
+                             .order = place.order});
+    }
   }
   copies_->add(std::move(copy));
 }

@@ -71,6 +71,28 @@ def test_small_tensors_are_copied_together(gpu: FakeGpu, model: tuple[Path, dict
     assert gpu.allocations < 30
 
 
+def test_small_tensors_of_odd_sizes_share_memory(gpu: FakeGpu, tmp_path: Path) -> None:
+    """Every dtype, and sizes that are multiples of nothing: in few allocations, and where kernels can load them."""
+    tensors = {"large.0": raw("U8", (5 * MIB + 3,), 1)}  # so that no tensor begins where it could
+    for i in range(600):
+        dtype = DTYPES[i % len(DTYPES)]
+        size = (4, 4 * (i % 23 + 1)) if dtype.startswith("F6") else (2 * (i % 37), 1 + 7 * (i % 11))
+        tensors[f"{i:03}.{dtype}"] = raw(dtype, size if dtype != "F4" else (i % 37, 2 + 4 * (i % 11)), 10 + i)
+    tensors["large.1"] = raw("F32", (MIB,), 2)
+    path = write_file(tmp_path / "m.safetensors", tensors)
+    expected = ws.load(path, backend="mmap", device="cpu")
+    with ws.stream(path) as stream:
+        weights = dict(stream)
+    assert gpu.allocations - sum(tensor.nbytes == 0 for tensor in weights.values()) < 12
+    assert_same(weights, tensors)
+    for name, tensor in weights.items():
+        assert (tensor.dtype, tensor.shape) == (expected[name].dtype, expected[name].shape)
+        assert tensor.data_ptr() % (16 if tensor.nbytes >= 512 else tensor.element_size()) == 0
+    assert gpu.counts().copied_bytes == sum(len(tensor.data) for tensor in tensors.values())
+    few = {f"{i:03}.{DTYPES[i % len(DTYPES)]}" for i in range(0, 600, 7)}
+    assert_same(ws.load(path, names=few), {name: tensors[name] for name in few})
+
+
 @pytest.mark.parametrize("order", ["arrival", "file"])
 @pytest.mark.parametrize("limit", ["1MiB", "7MiB"])
 def test_limits(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], order: str, limit: str, tmp_path: Path) -> None:
@@ -86,7 +108,8 @@ def test_limits(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], order: str, li
     if order == "file":
         assert got == list(tensors)
     assert stats.peak_host_bytes <= 9 * MIB
-    most = _most_for_one(gpu.allocated, path.stat().st_size, _reads(trace))
+    sizes = [len(tensor.data) for tensor in tensors.values()]
+    most = _most_for_one(gpu.allocated, sizes, path.stat().st_size - sum(sizes), _reads(trace))
     assert stats.peak_device_bytes <= max(_config.parse_size(limit), most)
 
 
@@ -96,17 +119,24 @@ def _reads(trace: Path) -> list[tuple[int, int]]:
     return sorted((event["args"]["begin"], event["args"]["end"]) for event in events if event["name"] == "read")
 
 
-def _most_for_one(groups: list[int], end: int, reads: list[tuple[int, int]]) -> int:
+def _most_for_one(groups: list[int], sizes: list[int], begin: int, reads: list[tuple[int, int]]) -> int:
     """The most bytes that the oldest unfinished tensor can need: its memory, and what else its last read brings.
 
-    `groups` are the bytes of each allocation, in file order: together they are the file of `end` bytes, without its
-    header.
+    `groups` are the bytes of each allocation, in file order, for tensors of these sizes and a little padding. The first
+    tensor is at `begin` in the file.
     """
-    begins = [end - sum(groups[i:]) for i in range(len(groups))]
+    spans, left = [], list(sizes)
+    for nbytes in groups:
+        end = begin
+        while left and end - begin + left[0] <= nbytes:
+            end += left.pop(0)
+        spans.append((begin, end))
+        begin = end
+    assert not left
     most = 0
-    for i, nbytes in enumerate(groups):
-        last = next(read for read in reads if read[0] < begins[i] + nbytes <= read[1])
-        most = max(most, sum(groups[k] for k in range(i, len(groups)) if begins[k] < last[1]))
+    for i, (_, end) in enumerate(spans):
+        last = next(read for read in reads if read[0] < end <= read[1])
+        most = max(most, sum(groups[k] for k in range(i, len(groups)) if spans[k][0] < last[1]))
     return most
 
 
@@ -209,7 +239,8 @@ def test_the_start_fills_the_window(gpu: FakeGpu, model: tuple[Path, dict[str, R
     monkeypatch.setattr(torch_device, "_STEP_BYTES", MIB)
     path, tensors = model
     with ws.stream(path):
-        assert sum(gpu.allocated) == sum(len(tensor.data) for tensor in tensors.values())
+        padding = sum(gpu.allocated) - sum(len(tensor.data) for tensor in tensors.values())
+        assert 0 <= padding < 16 * len(tensors)
     gpu.allocated.clear()
     monkeypatch.setattr(torch_device, "_BEGIN_BYTES", 7 * MIB)
     with ws.stream(path):
