@@ -275,6 +275,8 @@ class PyStream {
     return result;
   }
 
+  std::optional<std::pair<std::string, std::string>> not_pinned() const { return stream_->not_pinned(); }
+
   nb::list drain_log() { return to_list(stream_->drain_log()); }
 
   std::size_t size() const { return wanted_.size(); }
@@ -449,6 +451,7 @@ void bind_stream(nb::module_& module) {
       .def("close", &PyStream::close)
       .def("stats", &PyStream::stats)
       .def("reasons", &PyStream::reasons)
+      .def("not_pinned", &PyStream::not_pinned)
       .def("trace", &PyStream::trace)
       .def("drain_log", &PyStream::drain_log);
 }

@@ -61,7 +61,7 @@ void DeviceCopies::run() {
   std::unique_lock lock(mutex_);
   while (true) {
     const auto called = [this] { return stops_ || woken_ || !added_.empty(); };
-    if (under_way()) {
+    if (under_way() || !waiting_.empty()) {
       changed_.wait_for(lock, pause, called);
     } else {
       changed_.wait(lock, called);
@@ -70,9 +70,9 @@ void DeviceCopies::run() {
     added.swap(added_);
     const bool woken = std::exchange(woken_, false);
     lock.unlock();
-    for (auto& copy : added) submit(std::move(copy));
-    const bool progress = !added.empty() || woken;
+    for (auto& copy : added) waiting_.push_back(std::move(copy));
     added.clear();
+    const bool progress = submit_all() || woken;
     const bool reaped = failed_ ? false : reap();
     if (failed_) drop_ended();
     if (woken) owner_.made_room();
@@ -83,6 +83,7 @@ void DeviceCopies::run() {
 
 void DeviceCopies::fail(std::uint32_t read, Error error) {
   failed_ = true;
+  waiting_.clear();
   owner_.failed(read, std::move(error));
 }
 
@@ -92,6 +93,32 @@ void DeviceCopies::drop_ended() {
   if (!accelerator_->lost() && !(idle && *idle)) return;
   under_way_.clear();
   unknown_.clear();
+}
+
+// Whether there was anything to submit.
+bool DeviceCopies::submit_all() {
+  bool any = false;
+  while (!waiting_.empty() && may_submit(waiting_.front())) {
+    DeviceCopy copy = std::move(waiting_.front());
+    waiting_.pop_front();
+    submit(std::move(copy));
+    any = true;
+  }
+  return any;
+}
+
+bool DeviceCopies::may_submit(const DeviceCopy& copy) {
+  if (failed_ || copy.slot.pinned()) return true;
+  if (under_way()) return false;
+  for (const auto& piece : copy.pieces) {
+    auto now = reached(piece.order);
+    if (!now) {
+      fail(copy.read, std::move(now).error());
+      return false;
+    }
+    if (!*now) return false;
+  }
+  return true;
 }
 
 void DeviceCopies::submit(DeviceCopy copy) {
@@ -123,6 +150,21 @@ Status DeviceCopies::wait_on_device(std::uint32_t order) {
     event.swap(orders_[order]);
   }
   return event ? stream_->wait_for(*event) : Ok{};
+}
+
+// Whether the device is at `order`. Nobody waits for it from then on.
+Result<bool> DeviceCopies::reached(std::uint32_t order) {
+  std::optional<DeviceEvent> event;
+  {
+    const std::lock_guard lock(mutex_);
+    event.swap(orders_[order]);
+  }
+  if (!event) return true;
+  auto reached = event->reached();
+  if (reached && *reached) return true;
+  const std::lock_guard lock(mutex_);
+  event.swap(orders_[order]);
+  return reached;
 }
 
 // Whether anything has ended.
@@ -159,6 +201,7 @@ void DeviceCopies::stop(std::shared_ptr<void> destinations) {
   changed_.notify_one();
   thread_.join();
   added_.clear();
+  waiting_.clear();
   if (!under_way()) return;
   CopiesInLimbo rest{.accelerator = accelerator_, .stream = std::move(stream_), .slots = {}, .destinations = {}};
   for (auto& copy : under_way_) rest.slots.push_back(std::move(copy.copy.slot));

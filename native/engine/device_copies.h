@@ -2,6 +2,9 @@
 // which it arrives, and each slot goes back when the copies out of it have ended. A thread submits them and looks for
 // their events.
 //
+// A copy out of memory that is not pinned makes the thread wait until the driver has read it, and that for whatever is
+// queued before. So it is queued when nothing is, and copies behind it wait here, where a close does not wait for them.
+//
 // Memory may be written to after the event that was recorded when it was allocated: the copies wait for it on the
 // device, and only those that need it.
 //
@@ -72,9 +75,12 @@ class DeviceCopies {
   void run();
   void fail(std::uint32_t read, Error error);
   void drop_ended();
+  bool submit_all();
+  bool may_submit(const DeviceCopy& copy);
   void submit(DeviceCopy copy);
   Status queue(const DeviceCopy& copy, DeviceEvent& event);
   Status wait_on_device(std::uint32_t order);
+  Result<bool> reached(std::uint32_t order);
   bool reap();
   [[nodiscard]] bool under_way() const { return !under_way_.empty() || !unknown_.empty(); }
   Result<DeviceEvent> new_event();
@@ -84,6 +90,7 @@ class DeviceCopies {
   std::unique_ptr<CopyStream> stream_;
 
   // Of the thread, and of stop() after it.
+  std::deque<DeviceCopy> waiting_;  // to be submitted, in order
   std::deque<UnderWay> under_way_;  // oldest first, which also ends first
   std::vector<DeviceCopy> unknown_;  // without an event, because of a failure
   bool failed_ = false;

@@ -15,8 +15,9 @@ constexpr std::uint64_t kDefaultSlotBytes = std::uint64_t{1} << 30;
 }  // namespace
 
 DeviceLanding::DeviceLanding(Owner& owner, const Plan& plan, const ReadyItems& ready, DeviceTarget target,
-                             std::uint64_t memory_limit)
+                             std::uint64_t memory_limit, LogSink& log)
     : owner_(owner),
+      log_(log),
       plan_(plan),
       target_(std::move(target)),
       memory_limit_(std::min(memory_limit, kDefaultSlotBytes)),
@@ -46,9 +47,17 @@ Result<bool> DeviceLanding::try_admit(std::uint32_t read) {
     bound_ = Bound::kDevice;
     return false;
   }
+  if (!slot->pinned() && not_pinned_.empty()) say_not_pinned();
   slots_[read] = std::move(*slot);
   peak_slots_ = user_->peak();
   return true;
+}
+
+void DeviceLanding::say_not_pinned() {
+  const auto why = user_->not_pinned();
+  not_pinned_ = "copies start from memory that is not pinned, which takes longer";
+  if (why) not_pinned_ += ": " + why->message;
+  log_.write(LogLevel::kWarning, not_pinned_);
 }
 
 std::byte* DeviceLanding::place(std::uint32_t read) { return slots_[read].place(plan_.reads[read].range.begin); }

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "base/result.h"
 #include "device/copy_stream.h"
 #include "engine/device_copies.h"
@@ -28,7 +29,7 @@ class DeviceLanding final : public Landing {
  public:
   // All but the target outlive it. `memory_limit`: bytes of slots.
   DeviceLanding(Owner& owner, const Plan& plan, const ReadyItems& ready, DeviceTarget target,
-                std::uint64_t memory_limit);
+                std::uint64_t memory_limit, LogSink& log);
 
   Status open(const Lanes& lanes) override;
   Result<bool> try_admit(std::uint32_t read) override;
@@ -48,11 +49,17 @@ class DeviceLanding final : public Landing {
   // Under the owner's lock.
   [[nodiscard]] DeviceWindow& window() { return window_; }
   [[nodiscard]] const DeviceWindow& window() const { return window_; }
+  // Under the owner's lock: why slots are not pinned; empty when they are.
+  [[nodiscard]] const std::string& not_pinned() const { return not_pinned_; }
+  [[nodiscard]] const std::string& device() const { return target_.accelerator->label(); }
   // See DeviceCopies::after().
   Result<std::uint32_t> after(ForeignStream stream) { return copies_->after(stream); }
 
  private:
+  void say_not_pinned();
+
   Owner& owner_;
+  LogSink& log_;
   const Plan& plan_;
   const DeviceTarget target_;
   const std::uint64_t memory_limit_;
@@ -60,6 +67,7 @@ class DeviceLanding final : public Landing {
   DeviceWindow window_;
   std::vector<Slot> slots_;  // per read: from its admission until it arrives
   std::uint64_t peak_slots_ = 0;
+  std::string not_pinned_;
   Bound bound_ = Bound::kConsumer;
   std::unique_ptr<DeviceCopies> copies_;
   std::unique_ptr<SlotUser> user_;  // goes before the copies that it wakes

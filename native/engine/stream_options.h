@@ -21,7 +21,8 @@ struct StreamOptions {
   ReaderFactory make_reader = weightstream::make_reader;  // tests put faults here
 };
 
-[[nodiscard]] std::uint64_t default_memory_limit();
+// Bytes.
+[[nodiscard]] std::uint64_t default_memory_limit(const StreamOptions& stream);
 // The part of the memory limit that dead tensors' blocks may take while they wait for the next read.
 [[nodiscard]] std::uint64_t kept_share(std::uint64_t memory_limit);
 [[nodiscard]] PlanOptions plan_options(const Sources& sources, const StreamOptions& stream);

@@ -284,6 +284,14 @@ TEST_P(EngineDevice, FailedReadsEndItAndFreeTheirSlots) {
   }
 }
 
+TEST_P(EngineDevice, DevicesThatShareTheHostsMemoryGetFewSlotsUnlessToldOtherwise) {
+  StreamOptions options = options_for_device();
+  const auto usual = default_memory_limit(options);
+  fake.set_integrated(1);
+  options.device->accelerator = Accelerator::open(open_driver(), 1).value();
+  EXPECT_EQ(default_memory_limit(options), std::min(usual, 256 * kMiB));
+}
+
 TEST_P(EngineDevice, SinglesAndMappingsGoThroughHostMemory) {
   auto options = options_for_device();
   auto one = start(checkpoint_, options, std::vector{checkpoint_.items[2]});

@@ -6,6 +6,7 @@ fails.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import threading
@@ -22,7 +23,7 @@ import weightstream as ws
 from checkpoints import DTYPES, Raw, assert_same, blocks, bytes_of, raw, write_file
 from fake_gpu import FakeGpu, fake_gpu, library_path
 from processes import run, wait_until
-from weightstream import _config
+from weightstream import _config, _core
 from weightstream.frameworks import torch_device
 
 MIB = 1 << 20
@@ -355,7 +356,7 @@ def test_a_program_that_simply_ends(gpu: FakeGpu, model: tuple[Path, dict[str, R
     assert ended == "ends\nunpinned\n"
 
 
-@pytest.mark.parametrize("function", ["cuMemcpyHtoDAsync_v2", "cuEventRecord", "cuMemHostRegister_v2", "cuEventCreate"])
+@pytest.mark.parametrize("function", ["cuMemcpyHtoDAsync_v2", "cuEventRecord", "cuEventCreate"])
 def test_a_failed_call_is_an_error_and_the_next_stream_works(
     gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], function: str
 ) -> None:
@@ -387,6 +388,56 @@ def test_streams_side_by_side(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]) 
     next(first)
     assert_same(second, tensors)
     assert len(dict(first)) == len(tensors) - 1
+
+
+def test_memory_that_cannot_be_pinned_is_used_as_it_is(
+    gpu: FakeGpu, model: tuple[Path, dict[str, Raw]], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, tensors = model
+    ws.release_pinned_memory()
+    gpu.library.fake_set_register_limit(ctypes.c_uint64(0))
+    with ws.stream(path, memory_limit="17MiB", device_limit="7MiB") as stream:
+        assert_same(stream, tensors)
+        stats = stream.stats
+    assert "not pinned" in stats.reasons["cuda:0"]
+    assert "cuMemHostRegister_v2 failed with CUDA_ERROR_OUT_OF_MEMORY" in stats.reasons["cuda:0"]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [stats.reasons["cuda:0"]]
+    assert stats.peak_host_bytes <= 17 * MIB
+    assert gpu.counts().pageable_copies > 0
+    assert _core.pinned_bytes() == 0
+    gpu.library.fake_set_register_limit(ctypes.c_uint64(2**64 - 1))
+    ws.release_pinned_memory()
+    with ws.stream(path) as stream:
+        assert_same(stream, tensors)
+        assert list(stream.stats.reasons) == [str(path)]
+    assert _core.pinned_bytes() > 0
+
+
+@pytest.mark.parametrize("integrated", [False, True], ids=["a card", "integrated"])
+def test_a_device_that_shares_the_hosts_memory_gets_few_slots(gpu: FakeGpu, tmp_path: Path, integrated: bool) -> None:
+    """By default 256 MiB, and what is asked for otherwise."""
+    gpu.library.fake_set_integrated(int(integrated))
+    size = 320 * MIB
+    header = json.dumps(
+        {
+            f"t{i}": {"dtype": "U8", "shape": [size // 2], "data_offsets": [i * size // 2, (i + 1) * size // 2]}
+            for i in range(2)
+        }
+    ).encode()
+    path = tmp_path / "sparse.safetensors"
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    for limit, slots in ((None, 31 if integrated else None), ("270MiB", 33)):  # of 8 MiB and a page
+        gpu.library.fake_pause(1)  # no copy ends: slots are taken until there are no more
+        with ws.stream(path, memory_limit=limit) as stream:
+            _wait_for_reads(stream, slots or 34)
+            assert slots is None or stream.stats.peak_host_bytes == slots * (8 * MIB + 4096)
+            gpu.library.fake_pause(0)
+
+
+def _wait_for_reads(stream: ws.TensorStream, reads: int) -> None:
+    wait_until(lambda: stream.stats.reads >= reads)
 
 
 def test_pinned_memory_is_given_back_on_request(gpu: FakeGpu, model: tuple[Path, dict[str, Raw]]) -> None:
