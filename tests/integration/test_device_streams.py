@@ -75,8 +75,8 @@ def test_small_tensors_are_copied_together(gpu: FakeGpu, model: tuple[Path, dict
 def test_small_tensors_of_odd_sizes_share_memory(gpu: FakeGpu, tmp_path: Path) -> None:
     """Every dtype, and sizes that are multiples of nothing: in few allocations, and where kernels can load them."""
     tensors = {"large.0": raw("U8", (5 * MIB + 3,), 1)}  # so that no tensor begins where it could
-    for i in range(600):
-        dtype = DTYPES[i % len(DTYPES)]
+    dtypes = [list(DTYPES)[i % len(DTYPES)] for i in range(600)]
+    for i, dtype in enumerate(dtypes):
         size = (4, 4 * (i % 23 + 1)) if dtype.startswith("F6") else (2 * (i % 37), 1 + 7 * (i % 11))
         tensors[f"{i:03}.{dtype}"] = raw(dtype, size if dtype != "F4" else (i % 37, 2 + 4 * (i % 11)), 10 + i)
     tensors["large.1"] = raw("F32", (MIB,), 2)
@@ -84,13 +84,13 @@ def test_small_tensors_of_odd_sizes_share_memory(gpu: FakeGpu, tmp_path: Path) -
     expected = ws.load(path, backend="mmap", device="cpu")
     with ws.stream(path) as stream:
         weights = dict(stream)
-    assert gpu.allocations - sum(tensor.nbytes == 0 for tensor in weights.values()) < 12
+    assert gpu.allocations < 12
     assert_same(weights, tensors)
     for name, tensor in weights.items():
         assert (tensor.dtype, tensor.shape) == (expected[name].dtype, expected[name].shape)
         assert tensor.data_ptr() % (16 if tensor.nbytes >= 512 else tensor.element_size()) == 0
     assert gpu.counts().copied_bytes == sum(len(tensor.data) for tensor in tensors.values())
-    few = {f"{i:03}.{DTYPES[i % len(DTYPES)]}" for i in range(0, 600, 7)}
+    few = {f"{i:03}.{dtypes[i]}" for i in range(0, 600, 7)}
     assert_same(ws.load(path, names=few), {name: tensors[name] for name in few})
 
 
@@ -413,10 +413,9 @@ def test_memory_that_cannot_be_pinned_is_used_as_it_is(
     assert _core.pinned_bytes() > 0
 
 
-@pytest.mark.parametrize("integrated", [False, True], ids=["a card", "integrated"])
-def test_a_device_that_shares_the_hosts_memory_gets_few_slots(gpu: FakeGpu, tmp_path: Path, integrated: bool) -> None:
+def test_a_device_that_shares_the_hosts_memory_gets_few_slots(gpu: FakeGpu, tmp_path: Path) -> None:
     """By default 256 MiB, and what is asked for otherwise."""
-    gpu.library.fake_set_integrated(int(integrated))
+    gpu.library.fake_set_integrated(1)
     size = 320 * MIB
     header = json.dumps(
         {
@@ -428,12 +427,13 @@ def test_a_device_that_shares_the_hosts_memory_gets_few_slots(gpu: FakeGpu, tmp_
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)
-    for limit, slots in ((None, 31 if integrated else None), ("270MiB", 33)):  # of 8 MiB and a page
+    for limit, slots in ((None, 31), ("270MiB", 33)):  # of 8 MiB and a page
         gpu.library.fake_pause(1)  # no copy ends: slots are taken until there are no more
         with ws.stream(path, memory_limit=limit) as stream:
-            _wait_for_reads(stream, slots or 34)
-            assert slots is None or stream.stats.peak_host_bytes == slots * (8 * MIB + 4096)
+            _wait_for_reads(stream, slots)
+            assert stream.stats.peak_host_bytes == slots * (8 * MIB + 4096)
             gpu.library.fake_pause(0)
+        wait_until(lambda: gpu.counts().registered_bytes == 0 or ws.release_pinned_memory())  # the copies have ended
 
 
 def _wait_for_reads(stream: ws.TensorStream, reads: int) -> None:
