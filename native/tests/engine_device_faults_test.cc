@@ -41,8 +41,8 @@ class EngineDeviceFaults : public DeviceStreamTest {
   [[nodiscard]] const char* pin_call() const { return cuda() ? "cuMemHostRegister_v2" : "hipHostRegister"; }
   // Those that make the device current. Where they fail, what was to end may stay.
   [[nodiscard]] std::vector<const char*> switches() const {
-    if (cuda()) return {"cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuThreadExchangeStreamCaptureMode"};
-    return {"hipSetDevice", "hipThreadExchangeStreamCaptureMode"};
+    if (cuda()) return {"cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"};
+    return {"hipSetDevice"};
   }
 
   void fail_every_call(const std::string& function);
