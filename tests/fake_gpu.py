@@ -104,12 +104,12 @@ class FakeGpu(GpuMemory):
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """See GpuMemory."""
-        self.allocations += 1
-        if self.allocations == self.out_of_memory_at or self.live >= self.most_live:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         nbytes = torch.empty(shape, dtype=dtype, device="meta").nbytes
         if nbytes == 0:
             return torch.empty(shape, dtype=dtype)
+        self.allocations += 1
+        if self.allocations == self.out_of_memory_at or self.live >= self.most_live:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         address = self.library.fake_allocate(ctypes.c_uint64(nbytes))
         memory = (ctypes.c_uint8 * nbytes).from_address(address)
         weakref.finalize(memory, self._free, address)

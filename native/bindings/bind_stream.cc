@@ -101,7 +101,7 @@ class PyStream {
   PyStream(std::shared_ptr<Checkpoint> checkpoint, std::unique_ptr<Stream> stream, std::vector<Wanted> wanted,
            const std::optional<PyDevice>& device)
       : checkpoint_(std::move(checkpoint)), stream_(std::move(stream)), wanted_(std::move(wanted)) {
-    if (const auto* groups = stream_->device_groups()) memory_.emplace(stream_->items(), *groups, device->dlpack);
+    if (const auto* groups = stream_->device_groups()) memory_.emplace(*groups, device->dlpack);
   }
   ~PyStream() { close(); }
 
@@ -122,12 +122,11 @@ class PyStream {
     for (auto i = due.begin; i < due.end; ++i) {
       const DeviceGroup& group = stream_->device_groups()->groups[i];
       if (group.items > 1) {
-        result.append(nb::make_tuple(group.range.size(), nb::none(), nb::none(), nb::none()));
+        result.append(nb::make_tuple(group.bytes, nb::none(), nb::none(), nb::none()));
         continue;
       }
-      Described d = describe(group.first_item, group.range.size());
-      result.append(
-          nb::make_tuple(group.range.size(), std::move(d.name), info(d.dtype).name.data(), to_tuple(d.shape)));
+      Described d = describe(group.first_item, group.bytes);
+      result.append(nb::make_tuple(group.bytes, std::move(d.name), info(d.dtype).name.data(), to_tuple(d.shape)));
     }
     return result;
   }
@@ -275,6 +274,8 @@ class PyStream {
     for (const auto& [source, reason] : stream_->reasons()) result.append(nb::make_tuple(source, reason));
     return result;
   }
+
+  std::optional<std::pair<std::string, std::string>> not_pinned() const { return stream_->not_pinned(); }
 
   nb::list drain_log() { return to_list(stream_->drain_log()); }
 
@@ -451,6 +452,7 @@ void bind_stream(nb::module_& module) {
       .def("close", &PyStream::close)
       .def("stats", &PyStream::stats)
       .def("reasons", &PyStream::reasons)
+      .def("not_pinned", &PyStream::not_pinned)
       .def("trace", &PyStream::trace)
       .def("drain_log", &PyStream::drain_log);
 }

@@ -10,8 +10,7 @@ namespace nb = nanobind;
 
 namespace weightstream::bindings {
 
-DeviceMemory::DeviceMemory(const std::vector<PlanItem>& items, const DeviceGroups& groups, DlpackDevice device)
-    : items_(items), groups_(groups), device_(device) {
+DeviceMemory::DeviceMemory(const DeviceGroups& groups, DlpackDevice device) : groups_(groups), device_(device) {
   memory_.reserve(groups.groups.size());
 }
 
@@ -41,7 +40,7 @@ nb::object DeviceMemory::take_part(std::uint32_t item, DlpackType type, std::vec
   check_open();
   const auto group = groups_.of_item[item];
   Memory& memory = memory_[group];
-  const std::uint64_t address = memory.address + (items_[item].range.begin - groups_.groups[group].range.begin);
+  const std::uint64_t address = memory.address + groups_.at[item];
   nb::object capsule = to_dlpack(memory.owner, address, device_, type, std::move(shape));
   if (--memory.left == 0) memory.owner.reset();
   return capsule;

@@ -11,14 +11,13 @@
 
 #include "bindings/dlpack.h"
 #include "engine/device_groups.h"
-#include "engine/plan.h"
 
 namespace weightstream::bindings {
 
 class DeviceMemory {
  public:
-  // `items` and `groups` outlive it. `device`: what the framework calls the device in DLPack.
-  DeviceMemory(const std::vector<PlanItem>& items, const DeviceGroups& groups, DlpackDevice device);
+  // `groups` outlive it. `device`: what the framework calls the device in DLPack.
+  DeviceMemory(const DeviceGroups& groups, DlpackDevice device);
 
   // The next group's memory: `owner` keeps what is at `address` allocated. Precondition: a group has none yet.
   void add(nanobind::object owner, std::uint64_t address);
@@ -46,7 +45,6 @@ class DeviceMemory {
     std::uint64_t address = 0;
     std::uint32_t left = 0;  // items to be handed out
   };
-  const std::vector<PlanItem>& items_;
   const DeviceGroups& groups_;
   const DlpackDevice device_;
   std::vector<Memory> memory_;

@@ -39,6 +39,10 @@ Status Accelerator::find_device(int ordinal) {
   // A virtual device may have none; all that it costs is to know which memory is near.
   text.fill('\0');
   if (driver_->check(table().pci_bus_id(text.data(), kTextBytes, device_))) pci_bus_id_ = text.data();
+  int integrated = 0;
+  if (driver_->check(table().device_attribute(&integrated, driver_->integrated_attribute(), device_))) {
+    integrated_ = integrated != 0;
+  }
   return Ok{};
 }
 
@@ -49,6 +53,20 @@ Status Accelerator::describe() {
     int lowest = 0;
     return check(driver_->priority_range(&lowest, &copy_priority_));
   });
+}
+
+DriverStatus Accelerator::enter(Outside& outside) const {
+  const DriverStatus entered = driver_->enter(device_, context_, &outside.current);
+  if (!entered.ok()) return entered;
+  const DriverStatus relaxed = table().exchange_capture_mode(&outside.capture_mode);
+  if (!relaxed.ok()) (void)driver_->leave(device_, outside.current);
+  return relaxed;
+}
+
+DriverStatus Accelerator::leave(Outside& outside) const {
+  const DriverStatus restored = table().exchange_capture_mode(&outside.capture_mode);
+  const DriverStatus left = driver_->leave(device_, outside.current);
+  return restored.ok() ? left : restored;
 }
 
 Accelerator::~Accelerator() {

@@ -3,6 +3,10 @@
 // The context is never made beside the framework's. It is current on a thread only inside within(), which puts back
 // whatever was current before.
 //
+// Another thread may be capturing a graph meanwhile, in the mode that frameworks use unless told otherwise: a call that
+// could make it wait (a query of an event, pinning) is refused then, and ends that capture. What is called here is none
+// of the capture's business, so inside within() the thread says that it knows what it does.
+//
 // A context can be lost: after some failures (an illegal access by any kernel of the process) every later call fails.
 // That is recognised, said once with its cause, and from then on calls fail without asking the driver. Nothing runs on
 // a lost device, so nothing has to be waited for. In a forked child no function of the driver is called.
@@ -37,6 +41,8 @@ class Accelerator {
   [[nodiscard]] const std::string& label() const { return label_; }  // "cuda:0", as torch says for HIP too
   [[nodiscard]] const std::string& name() const { return name_; }  // "NVIDIA H200"
   [[nodiscard]] const std::string& pci_bus_id() const { return pci_bus_id_; }  // "0000:3b:00.0"; empty if unknown
+  // Whether its memory is the host's: what is pinned, and what is in the page cache, the model does not have.
+  [[nodiscard]] bool integrated() const { return integrated_; }
   [[nodiscard]] bool lost() const { return lost_.load(std::memory_order_acquire); }
 
   // Pins [at, at + bytes), whole pages, for every device of the process. A range must be unregistered as a whole.
@@ -51,10 +57,10 @@ class Accelerator {
   template <typename Body>
   Status within(Body body) {
     if (auto usable = check_usable(); !usable) return usable;
-    std::intptr_t before = 0;
-    if (auto entered = check(driver_->enter(device_, context_, &before)); !entered) return entered;
+    Outside outside;
+    if (auto entered = check(enter(outside)); !entered) return entered;
     Status done = body();
-    auto left = check(driver_->leave(device_, before));
+    auto left = check(leave(outside));
     return done ? left : done;
   }
   // The same for what ends a resource: its failure changes nothing for the caller. Is also tried on a lost device,
@@ -62,10 +68,10 @@ class Accelerator {
   template <typename Body>
   void quietly_within(Body body) noexcept {
     if (!driver_->usable_here()) return;
-    std::intptr_t before = 0;
-    if (!driver_->check(driver_->enter(device_, context_, &before))) return;
+    Outside outside;
+    if (!driver_->check(enter(outside))) return;
     (void)driver_->check(body());
-    (void)driver_->check(driver_->leave(device_, before));
+    (void)driver_->check(leave(outside));
   }
 
   [[nodiscard]] const DriverTable& table() const { return driver_->table; }
@@ -77,6 +83,13 @@ class Accelerator {
 
  private:
   Accelerator(std::shared_ptr<const Driver> driver, int ordinal);
+  // What a thread has outside of within().
+  struct Outside {
+    std::intptr_t current = 0;
+    int capture_mode = kCaptureRelaxed;
+  };
+  DriverStatus enter(Outside& outside) const;
+  DriverStatus leave(Outside& outside) const;
   Status find_device(int ordinal);
   Status describe();
   Status check_usable();
@@ -86,6 +99,7 @@ class Accelerator {
   const std::string label_;
   std::string name_;
   std::string pci_bus_id_;
+  bool integrated_ = false;
   int device_ = 0;
   void* context_ = nullptr;
   bool retained_ = false;

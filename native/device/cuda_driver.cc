@@ -20,6 +20,8 @@ class CudaDriver final : public Driver {
     library.bind(table.device, "cuDeviceGet");
     library.bind(table.device_name, "cuDeviceGetName");
     library.bind(table.pci_bus_id, "cuDeviceGetPCIBusId");
+    library.bind(table.device_attribute, "cuDeviceGetAttribute");
+    library.bind(table.exchange_capture_mode, "cuThreadExchangeStreamCaptureMode");
     library.bind(table.stream_create, "cuStreamCreateWithPriority");
     library.bind(table.stream_destroy, "cuStreamDestroy_v2");
     library.bind(table.stream_wait_event, "cuStreamWaitEvent");
@@ -50,6 +52,7 @@ class CudaDriver final : public Driver {
     return pop_(&ours);
   }
 
+  int integrated_attribute() const override { return 18; }
   DriverStatus priority_range(int* lowest, int* highest) const override { return priority_range_(lowest, highest); }
 
  private:

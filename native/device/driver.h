@@ -35,6 +35,8 @@ struct DriverTable {
   DriverFunction<int(int* device, int ordinal)> device;
   DriverFunction<int(char* name, int size, int device)> device_name;
   DriverFunction<int(char* id, int size, int device)> pci_bus_id;
+  DriverFunction<int(int* value, int attribute, int device)> device_attribute;
+  DriverFunction<int(int* mode)> exchange_capture_mode;  // of the calling thread
   DriverFunction<int(void** stream, unsigned flags, int priority)> stream_create;
   DriverFunction<int(void* stream)> stream_destroy;
   DriverFunction<int(void* stream, void* event, unsigned flags)> stream_wait_event;
@@ -52,6 +54,8 @@ struct DriverTable {
 inline constexpr unsigned kStreamNonBlocking = 1;  // does not wait for the default stream, nor make it wait
 inline constexpr unsigned kEventDisableTiming = 2;
 inline constexpr unsigned kHostRegisterPortable = 1;  // pinned for every device of the process
+// What a thread may call while a graph is being captured: anything.
+inline constexpr int kCaptureRelaxed = 2;
 
 class Driver {
  public:
@@ -80,6 +84,9 @@ class Driver {
   // the other and means nothing else.
   [[nodiscard]] virtual DriverStatus enter(int device, void* context, std::intptr_t* before) const = 0;
   [[nodiscard]] virtual DriverStatus leave(int device, std::intptr_t before) const = 0;
+
+  // What this vendor numbers the attribute by which a device shares the memory of the host.
+  [[nodiscard]] virtual int integrated_attribute() const = 0;
 
   // The priorities that a stream can have; the highest is the smallest number. Called with the device current.
   [[nodiscard]] virtual DriverStatus priority_range(int* lowest, int* highest) const = 0;

@@ -18,6 +18,8 @@ class HipDriver final : public Driver {
     library.bind(table.device, "hipDeviceGet");
     library.bind(table.device_name, "hipDeviceGetName");
     library.bind(table.pci_bus_id, "hipDeviceGetPCIBusId");
+    library.bind(table.device_attribute, "hipDeviceGetAttribute");
+    library.bind(table.exchange_capture_mode, "hipThreadExchangeStreamCaptureMode");
     library.bind(table.stream_create, "hipStreamCreateWithPriority");
     library.bind(table.stream_destroy, "hipStreamDestroy");
     library.bind(table.stream_wait_event, "hipStreamWaitEvent");
@@ -53,6 +55,7 @@ class HipDriver final : public Driver {
     return before == device ? kNothingToDo : set_device_(static_cast<int>(before));
   }
 
+  int integrated_attribute() const override { return 16; }
   DriverStatus priority_range(int* lowest, int* highest) const override { return priority_range_(lowest, highest); }
 
  private:

@@ -19,6 +19,7 @@ class DevicePinner final : public Pinner {
 
   Result<Ok> pin(std::byte* at, std::uint64_t bytes) override { return accelerator_->register_host(at, bytes); }
   void unpin(std::byte* at, std::uint64_t /*bytes*/) noexcept override { accelerator_->unregister_host(at); }
+  [[nodiscard]] bool usable() const override { return !accelerator_->lost(); }
   [[nodiscard]] int numa_node() const override { return numa_node_; }
 
  private:

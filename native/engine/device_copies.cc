@@ -61,7 +61,7 @@ void DeviceCopies::run() {
   std::unique_lock lock(mutex_);
   while (true) {
     const auto called = [this] { return stops_ || woken_ || looks_ || !added_.empty(); };
-    if (under_way() || (!failed_ && orders_.wanted())) {
+    if (under_way() || !waiting_.empty() || (!failed_ && orders_.wanted())) {
       changed_.wait_for(lock, pause, called);
     } else {
       changed_.wait(lock, called);
@@ -71,9 +71,9 @@ void DeviceCopies::run() {
     const bool woken = std::exchange(woken_, false);
     const bool looks = std::exchange(looks_, false);
     lock.unlock();
-    for (auto& copy : added) submit(std::move(copy));
-    const bool progress = !added.empty() || woken || looks;
+    for (auto& copy : added) waiting_.push_back(std::move(copy));
     added.clear();
+    const bool progress = submit_all() || woken || looks;
     const bool reaped = failed_ ? false : reap();
     const bool reached = failed_ ? false : look_for_orders();
     if (failed_) drop_ended();
@@ -85,6 +85,7 @@ void DeviceCopies::run() {
 
 void DeviceCopies::fail(std::uint32_t read, Error error) {
   failed_ = true;
+  waiting_.clear();
   owner_.failed(read, std::move(error));
 }
 
@@ -94,6 +95,32 @@ void DeviceCopies::drop_ended() {
   if (!accelerator_->lost() && !(idle && *idle)) return;
   under_way_.clear();
   unknown_.clear();
+}
+
+// Whether there was anything to submit.
+bool DeviceCopies::submit_all() {
+  bool any = false;
+  while (!waiting_.empty() && may_submit(waiting_.front())) {
+    DeviceCopy copy = std::move(waiting_.front());
+    waiting_.pop_front();
+    submit(std::move(copy));
+    any = true;
+  }
+  return any;
+}
+
+bool DeviceCopies::may_submit(const DeviceCopy& copy) {
+  if (failed_ || copy.slot.pinned()) return true;
+  if (under_way()) return false;
+  for (const auto& piece : copy.pieces) {
+    auto now = orders_.reached_now(piece.order);
+    if (!now) {
+      fail(copy.read, std::move(now).error());
+      return false;
+    }
+    if (!*now) return false;
+  }
+  return true;
 }
 
 void DeviceCopies::submit(DeviceCopy copy) {
@@ -158,6 +185,7 @@ void DeviceCopies::stop(std::shared_ptr<void> destinations) {
   changed_.notify_one();
   thread_.join();
   added_.clear();
+  waiting_.clear();
   if (!under_way()) return;
   CopiesInLimbo rest{.accelerator = accelerator_, .stream = std::move(stream_), .slots = {}, .destinations = {}};
   for (auto& copy : under_way_) rest.slots.push_back(std::move(copy.copy.slot));

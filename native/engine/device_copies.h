@@ -2,6 +2,9 @@
 // which it arrives, and each slot goes back when the copies out of it have ended. A thread submits them and looks for
 // their events.
 //
+// A copy out of memory that is not pinned makes the thread wait until the driver has read it, and that for whatever is
+// queued before. So it is queued when nothing is, and copies behind it wait here, where a close does not wait for them.
+//
 // Memory may be written to after the event that was recorded when it was allocated: the copies wait for it on the
 // device, and only those that need it.
 //
@@ -81,6 +84,8 @@ class DeviceCopies {
   void run();
   void fail(std::uint32_t read, Error error);
   void drop_ended();
+  bool submit_all();
+  bool may_submit(const DeviceCopy& copy);
   void submit(DeviceCopy copy);
   Status queue(const DeviceCopy& copy, DeviceEvent& event);
   bool reap();
@@ -94,6 +99,7 @@ class DeviceCopies {
   DeviceOrders orders_;
 
   // Of the thread, and of stop() after it.
+  std::deque<DeviceCopy> waiting_;  // to be submitted, in order
   std::deque<UnderWay> under_way_;  // oldest first, which also ends first
   std::vector<DeviceCopy> unknown_;  // without an event, because of a failure
   bool failed_ = false;

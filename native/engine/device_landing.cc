@@ -15,8 +15,9 @@ constexpr std::uint64_t kDefaultSlotBytes = std::uint64_t{1} << 30;
 }  // namespace
 
 DeviceLanding::DeviceLanding(Owner& owner, const Plan& plan, const ReadyItems& ready, DeviceTarget target,
-                             std::uint64_t memory_limit)
+                             std::uint64_t memory_limit, LogSink& log)
     : owner_(owner),
+      log_(log),
       plan_(plan),
       target_(std::move(target)),
       memory_limit_(std::min(memory_limit, kDefaultSlotBytes)),
@@ -57,9 +58,17 @@ Result<bool> DeviceLanding::try_admit(std::uint32_t read) {
     bound_ = Bound::kDevice;
     return false;
   }
+  if (!slot->pinned() && not_pinned_.empty()) say_not_pinned();
   slots_[read] = std::move(*slot);
   peak_slots_ = user_->peak();
   return true;
+}
+
+void DeviceLanding::say_not_pinned() {
+  const auto why = user_->not_pinned();
+  not_pinned_ = "copies start from memory that is not pinned, which takes longer";
+  if (why) not_pinned_ += ": " + why->message;
+  log_.write(LogLevel::kWarning, not_pinned_);
 }
 
 // What is queued on a stream can wait on the device for kernels that still use the memory. A reader cannot: it may
@@ -81,10 +90,11 @@ void DeviceLanding::for_each_part(std::uint32_t read, Body body) const {
   const ByteRange& whole = plan_.reads[read].range;
   const auto touched = groups_.of_read[read];
   for (auto i = touched.begin; i < touched.end; ++i) {
-    const ByteRange& group = groups_.groups[i].range;
     const DeviceWindow::Place& place = window_.place(i);
-    const ByteRange part{std::max(group.begin, whole.begin), std::min(group.end, whole.end)};
-    body(place.address + (part.begin - group.begin), place.order, part);
+    for (const DeviceRun& run : groups_.runs_in(groups_.groups[i], whole)) {
+      const ByteRange part{std::max(run.range.begin, whole.begin), std::min(run.range.end, whole.end)};
+      body(place.address + run.at + (part.begin - run.range.begin), place.order, part);
+    }
   }
 }
 

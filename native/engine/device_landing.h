@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "base/result.h"
 #include "device/copy_stream.h"
 #include "engine/device_copies.h"
@@ -30,7 +31,7 @@ class DeviceLanding final : public Landing {
  public:
   // All but the target outlive it. `memory_limit`: bytes of slots.
   DeviceLanding(Owner& owner, const Plan& plan, const ReadyItems& ready, DeviceTarget target,
-                std::uint64_t memory_limit);
+                std::uint64_t memory_limit, LogSink& log);
 
   Status open(const Lanes& lanes) override;
   Result<bool> try_admit(std::uint32_t read) override;
@@ -53,6 +54,9 @@ class DeviceLanding final : public Landing {
   // Under the owner's lock.
   [[nodiscard]] DeviceWindow& window() { return window_; }
   [[nodiscard]] const DeviceWindow& window() const { return window_; }
+  // Under the owner's lock: why slots are not pinned; empty when they are.
+  [[nodiscard]] const std::string& not_pinned() const { return not_pinned_; }
+  [[nodiscard]] const std::string& device() const { return target_.accelerator->label(); }
   // See DeviceCopies::after().
   Result<std::uint32_t> after(ForeignStream stream) { return copies_->after(stream); }
 
@@ -60,8 +64,10 @@ class DeviceLanding final : public Landing {
   template <typename Body>
   void for_each_part(std::uint32_t read, Body body) const;
   bool may_write(std::uint32_t read);
+  void say_not_pinned();
 
   Owner& owner_;
+  LogSink& log_;
   const Plan& plan_;
   const DeviceTarget target_;
   const std::uint64_t memory_limit_;
@@ -70,6 +76,7 @@ class DeviceLanding final : public Landing {
   std::vector<bool> by_reader_;  // per read: whether its reader writes to the device
   std::vector<Slot> slots_;      // per read: from its admission until it arrives
   std::uint64_t peak_slots_ = 0;
+  std::string not_pinned_;
   Bound bound_ = Bound::kConsumer;
   std::unique_ptr<DeviceCopies> copies_;
   std::unique_ptr<SlotUser> user_;  // null: no read needs a slot; goes before the copies that it wakes

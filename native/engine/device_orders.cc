@@ -31,6 +31,20 @@ bool DeviceOrders::reached(std::uint32_t order, std::uint32_t read) {
   return false;
 }
 
+Result<bool> DeviceOrders::reached_now(std::uint32_t order) {
+  std::shared_ptr<const DeviceEvent> event;  // dropped after the lock
+  {
+    const std::lock_guard lock(mutex_);
+    event = orders_[order].event;
+  }
+  if (!event) return true;
+  auto reached = event->reached();
+  if (!reached || !*reached) return reached;
+  const std::lock_guard lock(mutex_);
+  orders_[order].event.reset();
+  return true;
+}
+
 bool DeviceOrders::wanted() const {
   const std::lock_guard lock(mutex_);
   return !wanted_.empty();
@@ -49,6 +63,10 @@ DeviceOrders::Look DeviceOrders::look() {
     {
       const std::lock_guard lock(mutex_);
       event = orders_[one.order].event;
+    }
+    if (!event) {  // reached_now() saw it
+      look.any = true;
+      continue;
     }
     auto reached = event->reached();
     if (!reached) {

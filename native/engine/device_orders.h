@@ -35,6 +35,8 @@ class DeviceOrders {
 
   // Whether it has been seen reached. If not, look() looks for it from now on, on behalf of `read`. Asks no driver.
   bool reached(std::uint32_t order, std::uint32_t read);
+  // Whether it has been reached, or the copies wait for it and all that were queued have ended. Asks the driver.
+  Result<bool> reached_now(std::uint32_t order);
   // Whether there is anything to look for.
   [[nodiscard]] bool wanted() const;
 

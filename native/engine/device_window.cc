@@ -21,13 +21,13 @@ DeviceGroups::Span DeviceWindow::needed_by_oldest() const {
 DeviceGroups::Span DeviceWindow::due(std::uint64_t most_bytes) const {
   const auto needed = needed_by_oldest();
   std::uint64_t floor = 0;
-  for (auto group = needed.begin; group < needed.end; ++group) floor += groups_.groups[group].range.size();
+  for (auto group = needed.begin; group < needed.end; ++group) floor += groups_.groups[group].bytes;
   const std::uint64_t limit = std::max(limit_, floor);
 
   DeviceGroups::Span due{provided_, provided_};
   std::uint64_t bytes = 0;
   while (due.end < groups_.groups.size()) {
-    const std::uint64_t more = groups_.groups[due.end].range.size();
+    const std::uint64_t more = groups_.groups[due.end].bytes;
     if (used_ + bytes + more > limit) break;
     if (bytes > 0 && bytes + more > most_bytes) break;
     bytes += more;
@@ -38,7 +38,7 @@ DeviceGroups::Span DeviceWindow::due(std::uint64_t most_bytes) const {
 
 void DeviceWindow::provide(std::uint64_t address, std::uint32_t order) {
   places_[provided_] = {address, order};
-  used_ += groups_.groups[provided_].range.size();
+  used_ += groups_.groups[provided_].bytes;
   peak_ = std::max(peak_, used_);
   ++provided_;
 }
@@ -46,7 +46,7 @@ void DeviceWindow::provide(std::uint64_t address, std::uint32_t order) {
 void DeviceWindow::taken(std::uint32_t item) {
   const auto group = groups_.of_item[item];
   if (group == DeviceGroups::kNone) return;
-  if (--left_[group] == 0) used_ -= groups_.groups[group].range.size();
+  if (--left_[group] == 0) used_ -= groups_.groups[group].bytes;
 }
 
 }  // namespace weightstream

@@ -48,7 +48,7 @@ Stream::~Stream() { close(); }
 
 Result<std::unique_ptr<Stream>> Stream::start(std::shared_ptr<const Sources> sources, std::vector<PlanItem> items,
                                               StreamOptions options, Clock::time_point called) {
-  if (options.memory_limit == 0) options.memory_limit = default_memory_limit();
+  if (options.memory_limit == 0) options.memory_limit = default_memory_limit(options);
   Plan plan = make_plan(std::move(items), plan_options(*sources, options));
   std::unique_ptr<Stream> stream(new Stream(std::move(sources), std::move(plan), options, called));
   if (auto begun = stream->begin(options); !begun) {
@@ -63,7 +63,7 @@ std::unique_ptr<Landing> Stream::make_landing(const StreamOptions& options) {
   if (!lands_on_device(options, plan_)) {
     return std::make_unique<HostLanding>(owner, *sources_, plan_, ready_, options.memory_limit);
   }
-  auto landing = std::make_unique<DeviceLanding>(owner, plan_, ready_, *options.device, options.memory_limit);
+  auto landing = std::make_unique<DeviceLanding>(owner, plan_, ready_, *options.device, options.memory_limit, log_);
   device_ = landing.get();
   return landing;
 }
@@ -325,6 +325,13 @@ void Stream::close(std::shared_ptr<void> destinations) {
   lanes_.stop();
   landing_->close(admission_.take_rest(), ready_, std::move(destinations));
   open_handles_.assign(open_handles_.size(), nullptr);
+}
+
+std::optional<std::pair<std::string, std::string>> Stream::not_pinned() const {
+  if (device_ == nullptr || ::getpid() != process_) return std::nullopt;
+  const std::lock_guard lock(mutex_);
+  if (device_->not_pinned().empty()) return std::nullopt;
+  return std::pair(device_->device(), device_->not_pinned());
 }
 
 std::vector<TraceEvent> Stream::trace() const {

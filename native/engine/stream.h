@@ -12,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/log.h"
@@ -80,6 +81,8 @@ class Stream final : private Lane::Owner, private Landing::Owner {
   [[nodiscard]] std::vector<LogLine> drain_log() { return log_.drain(); }
   // Per source that this stream reads: why its reader was chosen.
   [[nodiscard]] const Lanes::Reasons& reasons() const { return lanes_.reasons(); }
+  // The device, and why copies to it start from memory that is not pinned; nothing where they do not.
+  [[nodiscard]] std::optional<std::pair<std::string, std::string>> not_pinned() const;
 
  private:
   Stream(std::shared_ptr<const Sources> sources, Plan plan, const StreamOptions& options, Clock::time_point called);

@@ -25,7 +25,8 @@ struct StreamOptions {
 // from going through pinned memory, and a mapping is where it is.
 [[nodiscard]] bool lands_on_device(const StreamOptions& stream, const Plan& plan);
 
-[[nodiscard]] std::uint64_t default_memory_limit();
+// Bytes.
+[[nodiscard]] std::uint64_t default_memory_limit(const StreamOptions& stream);
 // The part of the memory limit that dead tensors' blocks may take while they wait for the next read.
 [[nodiscard]] std::uint64_t kept_share(std::uint64_t memory_limit);
 [[nodiscard]] PlanOptions plan_options(const Sources& sources, const StreamOptions& stream);

@@ -23,6 +23,9 @@ class Pinner {
   // it is under way. Always ends the caller's business, also when the device is lost and in a forked child.
   virtual void unpin(std::byte* at, std::uint64_t bytes) noexcept = 0;
 
+  // Whether the device can still be used. Where it can, memory that cannot be pinned will do as it is.
+  [[nodiscard]] virtual bool usable() const = 0;
+
   // The NUMA node that the accelerator is attached to, where memory should come from; -1 if unknown.
   [[nodiscard]] virtual int numa_node() const = 0;
 

@@ -6,7 +6,7 @@
 
 namespace weightstream {
 
-SlotStep::SlotStep(PinnedMemory its_memory, SlotBank& its_bank, std::uint64_t slots, std::uint64_t slot_bytes)
+SlotStep::SlotStep(StagingMemory its_memory, SlotBank& its_bank, std::uint64_t slots, std::uint64_t slot_bytes)
     : memory(std::move(its_memory)), bank(its_bank), cells(slots), idle_since(std::chrono::steady_clock::now()) {
   free.reserve(slots);
   for (auto slot = slots; slot-- > 0;) {
@@ -26,6 +26,7 @@ void SlotBanks::add(SlotAccount& account) {
   accounts_.push_back(&account);
   auto& bank = *account.bank;
   bank.refused.reset();  // what was refused to another may be granted now
+  if (bank.steps.empty()) bank.not_pinned.reset();
   if (bank.free == 0) bank.grows_ahead = true;
 }
 
@@ -156,14 +157,19 @@ std::uint64_t SlotBanks::begin_growth(SlotBank& bank) {
   return slots;
 }
 
-void SlotBanks::end_growth(SlotBank& bank, std::uint64_t slots, Result<std::unique_ptr<SlotStep>> step) {
+void SlotBanks::end_growth(SlotBank& bank, std::uint64_t slots, Result<std::unique_ptr<SlotStep>> step, bool unpinned) {
   bank.grows = false;
   if (!step) {
     committed_ -= slots;
-    bank.refused = std::move(step).error();
+    if (unpinned && bank.steps.empty() && !bank.not_pinned) {
+      bank.not_pinned = std::move(step).error();
+      bank.grows_ahead = true;
+    } else {
+      bank.refused = std::move(step).error();
+    }
     return;
   }
-  pinned_ += slots;
+  ((*step)->memory.is_pinned() ? pinned_ : pageable_) += slots;
   peak_pinned_ = std::max(peak_pinned_, pinned_);
   bank.slots += slots;
   bank.free += slots;
@@ -233,15 +239,17 @@ SlotBanks::Steps SlotBanks::take_idle(Clock::time_point idle_since) {
       leaving_ += step.size();
       taken.push_back(std::move(steps[at]));
       steps.erase(steps.begin() + static_cast<std::ptrdiff_t>(at));
+      if (steps.empty()) bank->not_pinned.reset();
     }
   }
   return taken;
 }
 
-void SlotBanks::let_go(std::uint64_t slots) {
+void SlotBanks::let_go(std::uint64_t slots, std::uint64_t pinned_slots) {
   committed_ -= slots;
   leaving_ -= slots;
-  pinned_ -= slots;
+  pinned_ -= pinned_slots;
+  pageable_ -= slots - pinned_slots;
 }
 
 SlotBanks::Clock::time_point SlotBanks::next_due(Clock::duration idle_time) const {

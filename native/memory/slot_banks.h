@@ -1,8 +1,9 @@
 // The books of the slot pool: which slots there are, who has them, who waits, and which memory to pin or let go next.
 //
-// A bank has the slots of one device, in steps: memory that was pinned in one go, and is let go in one go. Counts are
-// in slots. Not thread-safe, and does nothing that takes time: the pool guards it with its lock, and pins and unpins
-// outside of that.
+// A bank has the slots of one device, in steps: memory that was pinned in one go, and is let go in one go. Where the
+// very first step cannot be pinned, the bank makes do with memory that is not, until it has let go of all of it. Counts
+// are in slots. Not thread-safe, and does nothing that takes time: the pool guards it with its lock, and pins and
+// unpins outside of that.
 #pragma once
 
 #include <atomic>
@@ -20,8 +21,8 @@
 
 #include "base/error.h"
 #include "base/result.h"
-#include "memory/pinned_memory.h"
 #include "memory/pinner.h"
+#include "memory/staging_memory.h"
 
 namespace weightstream {
 
@@ -38,12 +39,12 @@ struct SlotCell {
 };
 
 struct SlotStep {
-  SlotStep(PinnedMemory its_memory, SlotBank& its_bank, std::uint64_t slots, std::uint64_t slot_bytes);
+  SlotStep(StagingMemory its_memory, SlotBank& its_bank, std::uint64_t slots, std::uint64_t slot_bytes);
   [[nodiscard]] std::uint64_t size() const { return cells.size(); }
   [[nodiscard]] std::uint64_t in_use() const { return cells.size() - free.size(); }
   [[nodiscard]] bool idle() const { return in_use() == 0; }
 
-  PinnedMemory memory;
+  StagingMemory memory;
   SlotBank& bank;
   std::vector<SlotCell> cells;
   std::vector<SlotCell*> free;  // the last one returned is used first: it is the warmest
@@ -58,6 +59,7 @@ struct SlotBank {
   std::uint64_t slots = 0;
   std::uint64_t free = 0;
   std::optional<Error> refused;  // why it stays as small as it is
+  std::optional<Error> not_pinned;  // why its memory is not pinned
   bool grows = false;  // a step of it is being pinned
   bool grows_ahead = false;  // nobody waits yet, but the last free slot was taken
 };
@@ -105,18 +107,20 @@ class SlotBanks {
   [[nodiscard]] SlotBank* growing() const;
   // The slots of that step; they count from now on.
   std::uint64_t begin_growth(SlotBank& bank);
-  void end_growth(SlotBank& bank, std::uint64_t slots, Result<std::unique_ptr<SlotStep>> step);
+  // `unpinned`: pinning it was refused, and memory that is not pinned would do.
+  void end_growth(SlotBank& bank, std::uint64_t slots, Result<std::unique_ptr<SlotStep>> step, bool unpinned = false);
   void refuse_growth(const Error& error);
 
   // Takes out the idle steps that are idle since `idle_since`, have no room any more, or are wanted for another device.
   // They count as committed until let_go().
   [[nodiscard]] Steps take_idle(Clock::time_point idle_since);
-  void let_go(std::uint64_t slots);
+  void let_go(std::uint64_t slots, std::uint64_t pinned_slots);
   // When take_idle() should be called again; Clock::time_point::max() when no step is idle.
   [[nodiscard]] Clock::time_point next_due(Clock::duration idle_time) const;
 
-  // Slots that are pinned, are being pinned, or are being unpinned.
+  // Slots that there are, that are being pinned, or are being unpinned.
   [[nodiscard]] std::uint64_t committed() const { return committed_; }
+  [[nodiscard]] std::uint64_t pageable() const { return pageable_; }
   [[nodiscard]] std::uint64_t pinned() const { return pinned_; }
   [[nodiscard]] std::uint64_t peak_pinned() const { return peak_pinned_; }
   [[nodiscard]] std::uint64_t in_use() const { return in_use_; }
@@ -145,6 +149,7 @@ class SlotBanks {
   std::uint64_t committed_ = 0;
   std::uint64_t leaving_ = 0;  // of those: are being unpinned
   std::uint64_t pinned_ = 0;
+  std::uint64_t pageable_ = 0;
   std::uint64_t peak_pinned_ = 0;
   std::uint64_t in_use_ = 0;
 };

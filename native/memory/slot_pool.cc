@@ -19,9 +19,10 @@ Error other_process() {
           .message = "pinned memory was used in a forked process; start the stream after the fork, or use `spawn`"};
 }
 
-Result<std::unique_ptr<SlotStep>> pin_step(SlotBank& bank, std::uint64_t slots) {
+Result<std::unique_ptr<SlotStep>> make_step(SlotBank& bank, std::uint64_t slots, bool pinned) {
   try {
-    auto memory = PinnedMemory::map(bank.pinner, slots * Slot::kBytes);
+    const std::uint64_t bytes = slots * Slot::kBytes;
+    auto memory = pinned ? StagingMemory::pinned(bank.pinner, bytes) : StagingMemory::pageable(*bank.pinner, bytes);
     if (!memory) return std::move(memory).error();
     return std::make_unique<SlotStep>(std::move(memory).value(), bank, slots, Slot::kBytes);
   } catch (const std::bad_alloc&) {
@@ -59,6 +60,8 @@ constinit Registry registry;
 
 }  // namespace
 
+bool Slot::pinned() const { return cell_->step->memory.is_pinned(); }
+
 void Slot::reset() noexcept {
   SlotCell* cell = std::exchange(cell_, nullptr);
   // acq_rel: what all holders did to the memory comes before what its next user does.
@@ -66,6 +69,7 @@ void Slot::reset() noexcept {
 }
 
 SlotUser::~SlotUser() { account_->pool->leave(*account_); }
+std::optional<Error> SlotUser::not_pinned() const { return account_->pool->not_pinned(*account_); }
 Result<Slot> SlotUser::try_acquire() { return account_->pool->acquire(*account_); }
 void SlotUser::stop_waiting() { account_->pool->stop_waiting(*account_); }
 
@@ -138,6 +142,12 @@ Result<Slot> SlotPool::acquire(SlotAccount& account) {
   return slot;
 }
 
+std::optional<Error> SlotPool::not_pinned(const SlotAccount& account) const {
+  if (foreign()) return std::nullopt;
+  const std::lock_guard lock(mutex_);
+  return account.bank->not_pinned;
+}
+
 void SlotPool::stop_waiting(SlotAccount& account) {
   if (foreign()) return;
   Aftermath aftermath;
@@ -193,6 +203,7 @@ SlotPoolStats SlotPool::stats() const {
   const std::lock_guard lock(mutex_);
   return {.pinned_bytes = banks_.pinned() * Slot::kBytes,
           .peak_pinned_bytes = banks_.peak_pinned() * Slot::kBytes,
+          .pageable_bytes = banks_.pageable() * Slot::kBytes,
           .slots_in_use = banks_.in_use(),
           .growth_seconds = growth_seconds_,
           .refused = refused_};
@@ -259,14 +270,16 @@ void SlotPool::run() {
 
 void SlotPool::grow(std::unique_lock<std::mutex>& lock, SlotBank& bank) {
   const auto slots = banks_.begin_growth(bank);
+  const bool pinned = !bank.not_pinned;
   lock.unlock();
   const auto start = Clock::now();
-  auto step = pin_step(bank, slots);  // a bank that grows is not dropped
+  auto step = make_step(bank, slots, pinned);  // a bank that grows is not dropped
+  const bool unpinned = pinned && !step && step.error().code == ErrorCode::kDevice && bank.pinner->usable();
   const std::chrono::duration<double> took = Clock::now() - start;
   lock.lock();
   growth_seconds_ += took.count();
   if (!step) refused_ = step.error();
-  banks_.end_growth(bank, slots, std::move(step));
+  banks_.end_growth(bank, slots, std::move(step), unpinned);
   auto aftermath = settle();
   lock.unlock();
   finish(std::move(aftermath));
@@ -275,11 +288,15 @@ void SlotPool::grow(std::unique_lock<std::mutex>& lock, SlotBank& bank) {
 
 void SlotPool::let_go(std::unique_lock<std::mutex>& lock, SlotBanks::Steps steps) {
   std::uint64_t slots = 0;
-  for (const auto& step : steps) slots += step->size();
+  std::uint64_t pinned = 0;
+  for (const auto& step : steps) {
+    slots += step->size();
+    if (step->memory.is_pinned()) pinned += step->size();
+  }
   lock.unlock();
   steps.clear();  // unpins
   lock.lock();
-  banks_.let_go(slots);
+  banks_.let_go(slots, pinned);
 }
 
 }  // namespace weightstream

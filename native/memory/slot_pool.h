@@ -15,6 +15,9 @@
 // gets steps of the others. Budgets may add up to more than there is: a user must be able to give slots back without
 // getting more.
 //
+// Memory that cannot be pinned: if the first of a device's cannot, its slots are not pinned, and everything else stays
+// as it is, the limits included. A pool that has some pinned memory makes do with that.
+//
 // In a forked child there is no pool: its memory is not mapped, nothing is locked, unpinned or freed, acquiring fails
 // with kClosed. Handles may be dropped there. SlotPool::of_process() gives the child a pool of its own.
 #pragma once
@@ -58,8 +61,9 @@ class Slot {
   ~Slot() { reset(); }
 
   explicit operator bool() const { return cell_ != nullptr; }
-  // kBytes, page aligned, pinned.
+  // kBytes, page aligned; pinned, unless the system refuses that.
   [[nodiscard]] std::byte* data() const { return cell_->memory; }
+  [[nodiscard]] bool pinned() const;
   // Where byte `offset` of a file is put: congruent to it modulo 4096, with room for kPayloadBytes.
   [[nodiscard]] std::byte* place(std::uint64_t offset) const { return data() + offset % kPageBytes; }
   void reset() noexcept;
@@ -85,12 +89,14 @@ class SlotUser {
 
   // A slot, or an empty handle when there is none now, or all of the budget is out. In that case wake() is called when
   // it is this user's turn; it then acquires until it finds nothing again. Never waits.
-  // Fails when the memory cannot be pinned (the pinner's error; kStorage when the system refuses memory or a thread)
-  // and there is no slot at all to wait for; kClosed in a forked child.
+  // Fails when there can be no memory (the pinner's error where the device is lost; kStorage when the system refuses
+  // memory or a thread) and there is no slot at all to wait for; kClosed in a forked child.
   [[nodiscard]] Result<Slot> try_acquire();
   // Gives up its turn: who was told and needs no slot any more must say so, since one is set aside.
   void stop_waiting();
 
+  // Why slots are not pinned, if that was refused.
+  [[nodiscard]] std::optional<Error> not_pinned() const;
   // Slots, at least 1.
   [[nodiscard]] std::uint64_t budget() const { return account_->most; }
   // The most slots that it had at a time, those set aside for it included.
@@ -109,6 +115,7 @@ struct SlotPoolOptions {
 struct SlotPoolStats {
   std::uint64_t pinned_bytes = 0;
   std::uint64_t peak_pinned_bytes = 0;
+  std::uint64_t pageable_bytes = 0;  // of slots that could not be pinned
   std::uint64_t slots_in_use = 0;  // or set aside for somebody
   double growth_seconds = 0;  // spent in mapping and pinning
   std::optional<Error> refused = {};  // the last time that growth failed
@@ -145,6 +152,7 @@ class SlotPool : public std::enable_shared_from_this<SlotPool> {
   ~SlotPool();
   [[nodiscard]] bool foreign() const;
   Result<Slot> acquire(SlotAccount& account);
+  [[nodiscard]] std::optional<Error> not_pinned(const SlotAccount& account) const;
   void stop_waiting(SlotAccount& account);
   void leave(SlotAccount& account);
   static void give_back(SlotCell& cell);

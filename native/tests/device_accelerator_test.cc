@@ -62,9 +62,13 @@ TEST_P(AcceleratorTest, WhateverWasCurrentIsCurrentAgain) {
   const auto other = open(1);  // retains the context that other code of the process has current
   for (const bool something_is_current : {false, true}) {
     if (something_is_current) fake.make_current(1);
+    int mode = something_is_current ? 1 : 0;
+    ASSERT_TRUE(other->table().exchange_capture_mode(&mode).ok());
+    const int capture_mode = fake.capture_mode();
     void* const before = fake.current_context();
     const auto depth = fake.context_depth();
     const auto unchanged = [&](const char* after) {
+      EXPECT_EQ(fake.capture_mode(), capture_mode) << after;
       EXPECT_EQ(fake.current_context(), before) << after;
       EXPECT_EQ(fake.context_depth(), depth) << after;
     };
@@ -94,6 +98,14 @@ TEST_P(AcceleratorTest, WhateverWasCurrentIsCurrentAgain) {
     device->unregister_host(host.data());
     unchanged("unregister");
   }
+}
+
+TEST_P(AcceleratorTest, KnowsWhetherItSharesTheMemoryOfTheHost) {
+  EXPECT_FALSE(open()->integrated());
+  fake.set_integrated(1);
+  EXPECT_TRUE(open()->integrated());
+  fake.fail(open()->table().device_attribute.name, 1, 1, 0);
+  EXPECT_FALSE(open()->integrated()) << "a driver that does not know is no reason to fail";
 }
 
 TEST_P(AcceleratorTest, DeviceIsCurrentInside) {

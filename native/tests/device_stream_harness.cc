@@ -70,7 +70,7 @@ bool DeviceStreamTest::top_up(Stream& stream, const Consumer& consumer) {
   EXPECT_EQ(due.begin, memory_.size());
   std::vector<std::uint64_t> addresses;
   for (auto group = due.begin; group < due.end; ++group) {
-    const std::uint64_t bytes = stream.device_groups()->groups[group].range.size();
+    const std::uint64_t bytes = stream.device_groups()->groups[group].bytes;
     addresses.push_back(fake.allocate(bytes));
     if (consumer.kernel_us > 0) {
       fake.launch(1, reinterpret_cast<void*>(current_), addresses.back(), bytes, consumer.kernel_us, 0xEE);
@@ -88,7 +88,7 @@ void DeviceStreamTest::check_item(const Stream& stream, std::uint32_t item) {
   EXPECT_EQ(index == DeviceGroups::kNone, wanted.range.empty());
   if (wanted.range.empty()) return;
   ASSERT_LT(index, memory_.size());
-  const std::uint64_t at = memory_[index] + (wanted.range.begin - groups.groups[index].range.begin);
+  const std::uint64_t at = memory_[index] + groups.at[item];
   const auto bytes = fake.content(at, wanted.range.size());
   EXPECT_FALSE(first_wrong(bytes, checkpoint_.files[wanted.source].seed, wanted.range.begin))
       << "item " << item << " has wrong bytes on the device";

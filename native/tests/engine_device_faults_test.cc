@@ -28,17 +28,17 @@ class EngineDeviceFaults : public DeviceStreamTest {
   // Those that a stream calls, beside what opens the device.
   [[nodiscard]] std::vector<const char*> functions() const {
     if (cuda()) {
-      return {"cuStreamCreateWithPriority", "cuStreamWaitEvent",   "cuEventCreate", "cuEventRecord", "cuEventQuery",
-              "cuMemHostRegister_v2",       "cuMemcpyHtoDAsync_v2"};
+      return {"cuStreamCreateWithPriority", "cuStreamWaitEvent", "cuEventCreate", "cuEventRecord", "cuEventQuery",
+              "cuMemcpyHtoDAsync_v2"};
     }
     return {"hipStreamCreateWithPriority",
             "hipStreamWaitEvent",
             "hipEventCreateWithFlags",
             "hipEventRecord",
             "hipEventQuery",
-            "hipHostRegister",
             "hipMemcpyHtoDAsync"};
   }
+  [[nodiscard]] const char* pin_call() const { return cuda() ? "cuMemHostRegister_v2" : "hipHostRegister"; }
   // Those that make the device current. Where they fail, what was to end may stay.
   [[nodiscard]] std::vector<const char*> switches() const {
     if (cuda()) return {"cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"};
@@ -66,7 +66,6 @@ void EngineDeviceFaults::fail_every_call(const std::string& function) {
   while (true) {
     SCOPED_TRACE(function + " call " + std::to_string(k));
     watchdog_.begin(function + " call " + std::to_string(k));
-    if (function.find("Register") != std::string::npos) slots_->release_idle();
     const auto before = fake.calls(function.c_str());
     fake.fail(function.c_str(), k, kOutOfMemory, 0);
     const auto error = run();
@@ -136,13 +135,48 @@ TEST_P(EngineDeviceFaults, LoseTheDeviceInTheKthCopy) {
   }
 }
 
-TEST_P(EngineDeviceFaults, MemoryThatCannotBePinned) {
-  fake.set_register_limit(1 * kMiB);
-  auto error = run();
+// Out of memory that is not pinned the same holds, with one call less that can fail.
+TEST_P(EngineDeviceFaults, FailTheKthCallWithoutPinnedMemory) {
+  fake.set_register_limit(0);
+  for (const std::string function : functions()) {
+    if (function.find("WaitEvent") == std::string::npos) fail_every_call(function);
+  }
+  EXPECT_GT(fake.counts().pageable_copies, 0U);
+  EXPECT_GT(slots_->stats().pageable_bytes, 0U);
+}
+
+TEST_P(EngineDeviceFaults, FailTheKthPinning) {
+  for (std::uint32_t k = 1; k <= 2; ++k) {
+    slots_->release_idle();
+    fake.fail(pin_call(), k, kOutOfMemory, 0);
+    EXPECT_EQ(run(), std::nullopt);
+    EXPECT_EQ(slots_->stats().pageable_bytes > 0, k == 1) << "what is pinned already does";
+  }
+  fake.fail("", 0, 0, 0);
+}
+
+TEST_P(EngineDeviceFaults, LoseTheDeviceInAPinning) {
+  slots_->release_idle();
+  fake.fail(pin_call(), 1, kIllegalAddress, 1);
+  const auto error = run();
   ASSERT_TRUE(error.has_value());
   EXPECT_EQ(error->code, ErrorCode::kDevice);
-  fake.set_register_limit(UINT64_MAX);
-  EXPECT_EQ(run(), std::nullopt);
+  EXPECT_TRUE(device_->lost());
+  begin_anew(1);
+}
+
+TEST_P(EngineDeviceFaults, LoseTheDeviceUnderCopiesOfPageableMemory) {
+  fake.set_register_limit(0);
+  for (std::uint32_t k = 1;; ++k) {
+    watchdog_.begin("pageable copy " + std::to_string(k));
+    fake.fail("copy", k, kIllegalAddress, 1);
+    const auto error = run();
+    fake.fail("", 0, 0, 0);
+    if (!error) break;
+    EXPECT_EQ(error->code, ErrorCode::kDevice);
+    begin_anew(k);
+    fake.set_register_limit(0);
+  }
 }
 
 TEST_P(EngineDeviceFaults, LimitBelowASlotSaysWhatIsNeeded) {

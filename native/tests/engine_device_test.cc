@@ -56,7 +56,9 @@ TEST_P(EngineDevice, HandsOutEveryByteUnderEveryLimitInEveryOrder) {
         EXPECT_GT(stats.peak_host_bytes, 0U);
         // The largest item, and what shares reads with it.
         const std::uint64_t floor = 5 * kMiB + 1 + 700 * kKiB + 2 * kMiB + kMiB;
-        EXPECT_LE(stats.peak_device_bytes, limit == 0 ? stats.bytes_total : std::max(limit, floor));
+        std::uint64_t all = 0;
+        for (const auto& group : (*stream)->device_groups()->groups) all += group.bytes;
+        EXPECT_LE(stats.peak_device_bytes, limit == 0 ? all : std::max(limit, floor));
       }
     }
   }
@@ -89,6 +91,20 @@ TEST_P(EngineDevice, CopiesSmallItemsTogether) {
   EXPECT_EQ(counts.copied_bytes, (*stream)->stats().bytes_total);
   // One for each large item, read and run of small ones, and not one for each of 200.
   EXPECT_LT(counts.copies, 40U);
+}
+
+// Of odd sizes: none lies where the one before it ends, and all the same they share allocations.
+TEST_P(EngineDevice, ItemsOfOddSizesShareMemory) {
+  std::vector<std::uint64_t> sizes;
+  for (std::uint64_t i = 0; i < 300; ++i) sizes.push_back(i % 5 == 0 ? 1 + i % 7 : 513 + i * 37 % 9000);
+  checkpoint_ = testing::make_checkpoint(folder_, {sizes, {9 * kMiB + 1, 777, 30'001}});
+  auto stream = start_stream(options_for_device());
+  ASSERT_TRUE(stream.ok());
+  expect_all(consume_on_device(**stream));
+  EXPECT_LT((*stream)->device_groups()->groups.size(), 10U);
+  const auto counts = fake.counts();
+  EXPECT_EQ(counts.copied_bytes, (*stream)->stats().bytes_total) << "nothing is copied twice, and no padding";
+  EXPECT_LT(counts.copies, 260U) << "tiny ones go with those before them";
 }
 
 TEST_P(EngineDevice, ItemsWithMemoryOfTheirOwnAreNotPacked) {
@@ -135,7 +151,7 @@ TEST_P(EngineDevice, ManyStreamsShareASlot) {
         const auto due = own->due(4 * kMiB);
         std::vector<std::uint64_t> addresses;
         for (auto group = due.begin; group < due.end; ++group) {
-          addresses.push_back(fake.allocate(own->device_groups()->groups[group].range.size()));
+          addresses.push_back(fake.allocate(own->device_groups()->groups[group].bytes));
         }
         {
           const std::lock_guard lock(mutex);
@@ -266,6 +282,14 @@ TEST_P(EngineDevice, FailedReadsEndItAndFreeTheirSlots) {
       if (!plan->happened) break;
     }
   }
+}
+
+TEST_P(EngineDevice, DevicesThatShareTheHostsMemoryGetFewSlotsUnlessToldOtherwise) {
+  StreamOptions options = options_for_device();
+  const auto usual = default_memory_limit(options);
+  fake.set_integrated(1);
+  options.device->accelerator = Accelerator::open(open_driver(), 1).value();
+  EXPECT_EQ(default_memory_limit(options), std::min(usual, 256 * kMiB));
 }
 
 TEST_P(EngineDevice, SinglesAndMappingsGoThroughHostMemory) {

@@ -1,7 +1,8 @@
 // What shares device memory, and what gets some when.
 #include <gtest/gtest.h>
 
-#include <numeric>
+#include <cstdint>
+#include <random>
 #include <vector>
 
 #include "engine/device_groups.h"
@@ -29,34 +30,98 @@ std::vector<std::uint32_t> group_sizes(const DeviceGroups& groups) {
   return sizes;
 }
 
+std::vector<std::uint32_t> run_sizes(const DeviceGroups& groups) {
+  std::vector<std::uint32_t> sizes;
+  for (const auto& group : groups.groups) sizes.push_back(group.runs);
+  return sizes;
+}
+
 TEST(DeviceGroups, PackSmallNeighbours) {
   const auto groups = make_device_groups(plan_of({4 * kKiB, 0, 8 * kKiB, 64 * kKiB, 64 * kKiB + 1, 16, 16}), true);
   EXPECT_EQ(group_sizes(groups), (std::vector<std::uint32_t>{3, 1, 2}));
   EXPECT_EQ(groups.of_item, (std::vector<std::uint32_t>{0, DeviceGroups::kNone, 0, 0, 1, 2, 2}));
-  EXPECT_EQ(groups.groups[0].range, (ByteRange{0, 76 * kKiB}));
+  EXPECT_EQ(groups.groups[0].bytes, 76 * kKiB);
+  EXPECT_EQ(run_sizes(groups), (std::vector<std::uint32_t>{1, 1, 1}));
 }
 
 TEST(DeviceGroups, AreBounded) {
   const auto groups = make_device_groups(plan_of(std::vector<std::uint64_t>(64, 48 * kKiB)), true);
-  for (const auto& group : groups.groups) EXPECT_LE(group.range.size(), kMiB);
+  for (const auto& group : groups.groups) EXPECT_LE(group.bytes, kMiB);
   EXPECT_EQ(groups.groups.size(), 4U);
 }
 
 TEST(DeviceGroups, KeepItemsWhereKernelsCanLoadThem) {
-  // 520 bytes is no multiple of 16: what follows begins a group of its own, unless it is tiny.
-  EXPECT_EQ(group_sizes(make_device_groups(plan_of({520, 600}), true)), (std::vector<std::uint32_t>{1, 1}));
-  EXPECT_EQ(group_sizes(make_device_groups(plan_of({520, 8}, 8), true)), (std::vector<std::uint32_t>{2}));
-  EXPECT_EQ(group_sizes(make_device_groups(plan_of({516, 8}, 8), true)), (std::vector<std::uint32_t>{1, 1}));
-  EXPECT_EQ(group_sizes(make_device_groups(plan_of({528, 600}), true)), (std::vector<std::uint32_t>{2}));
+  // 520 bytes is no multiple of 16: what follows begins a run of its own, unless it is tiny.
+  const auto runs = [](const std::vector<std::uint64_t>& sizes, std::uint32_t alignment) {
+    const auto groups = make_device_groups(plan_of(sizes, alignment), true);
+    EXPECT_EQ(groups.groups.size(), 1U);
+    return run_sizes(groups).front();
+  };
+  EXPECT_EQ(runs({520, 600}, 1), 2U);
+  EXPECT_EQ(runs({520, 8}, 8), 1U);
+  EXPECT_EQ(runs({516, 8}, 8), 2U);
+  EXPECT_EQ(runs({528, 600}, 1), 1U);
+  EXPECT_EQ(runs({528, 600, 512, 520, 8, 600, 16}, 8), 2U);
 }
 
-TEST(DeviceGroups, LeaveGapsAndOtherSourcesAlone) {
+// Items of any size and alignment: where each lies, that nothing lies twice, and that runs are what the source has.
+TEST(DeviceGroups, HaveAPlaceForEveryByte) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 50; ++round) {
+    std::vector<PlanItem> items;
+    std::uint64_t offset = 8 + random() % 64;
+    for (int i = 0; i < 400; ++i) {
+      const std::uint64_t size = random() % 3 == 0 ? random() % 40 : random() % (70 * kKiB);
+      items.push_back({.source = 0, .range = {offset, offset + size}, .alignment = 1U << random() % 4});
+      offset += size + (random() % 20 == 0 ? random() % 5000 : 0);
+    }
+    const auto plan = make_plan(items, {});
+    const auto groups = make_device_groups(plan, true);
+    for (std::uint32_t i = 0; i < items.size(); ++i) {
+      const auto& item = items[i];
+      if (item.range.empty()) continue;
+      const auto& group = groups.groups[groups.of_item[i]];
+      EXPECT_EQ(groups.at[i] % (item.range.size() < 512 ? item.alignment : 16), 0U);
+      EXPECT_LE(groups.at[i] + item.range.size(), group.bytes);
+      const auto found = groups.runs_in(group, item.range);
+      ASSERT_EQ(found.size(), 1U) << "an item is copied in one go, as far as reads go";
+      EXPECT_LE(found[0].range.begin, item.range.begin);
+      EXPECT_GE(found[0].range.end, item.range.end);
+      EXPECT_EQ(found[0].at + (item.range.begin - found[0].range.begin), groups.at[i]);
+    }
+    for (const auto& group : groups.groups) {
+      EXPECT_TRUE(group.items == 1 || group.bytes <= kMiB);
+      std::uint64_t end = 0;
+      for (auto run = group.first_run; run < group.first_run + group.runs; ++run) {
+        EXPECT_TRUE(groups.runs[run].at >= end && groups.runs[run].at < end + 16);
+        end = groups.runs[run].at + groups.runs[run].range.size();
+      }
+      EXPECT_EQ(end, group.bytes);
+    }
+  }
+}
+
+TEST(DeviceGroups, ReachOverGapsAndNotIntoOtherSources) {
   std::vector<PlanItem> items{{.source = 0, .range = {0, 32}},
                               {.source = 0, .range = {48, 64}},
                               {.source = 1, .range = {64, 80}},
                               {.source = 1, .range = {80, 96}}};
   const auto groups = make_device_groups(make_plan(items, {}), true);
-  EXPECT_EQ(group_sizes(groups), (std::vector<std::uint32_t>{1, 1, 2}));
+  EXPECT_EQ(group_sizes(groups), (std::vector<std::uint32_t>{2, 2}));
+  EXPECT_EQ(run_sizes(groups), (std::vector<std::uint32_t>{2, 1}));
+}
+
+TEST(DeviceGroups, KnowTheRunsInARange) {
+  const auto groups = make_device_groups(plan_of({520, 600, 600, 16}), true);
+  ASSERT_EQ(run_sizes(groups), (std::vector<std::uint32_t>{3}));  // [0, 520), [520, 1120), [1120, 1736)
+  const auto count = [&](std::uint64_t begin, std::uint64_t end) {
+    return groups.runs_in(groups.groups[0], {begin, end}).size();
+  };
+  EXPECT_EQ(count(0, 4096), 3U);
+  EXPECT_EQ(count(0, 520), 1U);
+  EXPECT_EQ(count(519, 521), 2U);
+  EXPECT_EQ(count(520, 1120), 1U);
+  EXPECT_EQ(count(1736, 4096), 0U);
 }
 
 TEST(DeviceGroups, KnowWhichGroupsAReadHasBytesOf) {

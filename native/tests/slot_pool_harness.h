@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -28,6 +29,8 @@ class FakePinner final : public Pinner {
  public:
   // The k-th call of pin(), from 1, fails; or waits until open() is called.
   void fail_at(std::uint64_t call) { fails_.insert(call); }
+  // The same, and the device is lost.
+  void lose_at(std::uint64_t call) { loses_at_ = call; }
   void wait_at(std::uint64_t call) { waits_at_ = call; }
   void slow_down(std::chrono::microseconds time) { time_ = time; }
   void open() {
@@ -47,8 +50,9 @@ class FakePinner final : public Pinner {
       std::this_thread::sleep_for(time_);
       lock.lock();
     }
-    if (fails_.contains(call)) return Error{.code = ErrorCode::kDevice, .message = "no more pages to lock"};
-    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(at) % PinnedMemory::kAlignment, 0U);
+    if (call == loses_at_) usable_ = false;
+    if (!usable_ || fails_.contains(call)) return Error{.code = ErrorCode::kDevice, .message = "no more pages to lock"};
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(at) % StagingMemory::kAlignment, 0U);
     EXPECT_TRUE(ranges_.emplace(at, bytes).second);
     bytes_ += bytes;
     peak_ = std::max(peak_, bytes_);
@@ -65,6 +69,7 @@ class FakePinner final : public Pinner {
     bytes_ -= bytes;
   }
 
+  [[nodiscard]] bool usable() const override { return usable_; }
   [[nodiscard]] int numa_node() const override { return 0; }
 
   [[nodiscard]] std::uint64_t pins() const { return locked(pins_); }
@@ -90,6 +95,8 @@ class FakePinner final : public Pinner {
   std::map<std::byte*, std::uint64_t> ranges_;
   std::set<std::uint64_t> fails_;
   std::uint64_t waits_at_ = UINT64_MAX;
+  std::uint64_t loses_at_ = UINT64_MAX;
+  std::atomic<bool> usable_ = true;
   std::chrono::microseconds time_{0};
   std::uint64_t pins_ = 0;
   std::uint64_t unpins_ = 0;

@@ -211,5 +211,8 @@ class Stream:
     def reasons(self) -> list[tuple[int, str]]:
         """(source, why its reader was chosen)."""
 
+    def not_pinned(self) -> tuple[str, str] | None:
+        """(device, why copies to it start from memory that is not pinned), if they do."""
+
     def drain_log(self) -> list[tuple[int, str]]:
         """(level 0 debug, 1 info, 2 warning; line), since the last call."""

@@ -44,7 +44,8 @@ class StreamStats:
         peak_host_bytes: the most bytes of host memory in flight, or ready but not taken, at any time.
         peak_device_bytes: the most bytes of device memory allocated for tensors that were not handed out, at any time.
         readers: bytes read, by reader.
-        reasons: why each source's reader was chosen, by path or URL.
+        reasons: why each source's reader was chosen, by path or URL; and by a device such as "cuda:0", why copies to it
+            start from memory that is not pinned, where the system refuses that.
 
     """
 
@@ -196,6 +197,8 @@ class TensorStream:
         """A snapshot; works at any time, also after `close()`."""
         paths = self.checkpoint.paths
         reasons = {paths[source]: reason for source, reason in self._core.reasons()}
+        if not_pinned := self._core.not_pinned():
+            reasons.update([not_pinned])
         return StreamStats(**self._core.stats(), reasons=reasons)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import threading
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,35 @@ def test_dtype_casts_floating_point_tensors(cuda: str, model: Model) -> None:
         expected = plain[name].to(torch.float32) if plain[name].dtype in CAST else plain[name]
         assert (tensor.dtype, tensor.shape) == (expected.dtype, expected.shape), name
         assert torch.equal(flat(tensor), flat(expected)), name
+
+
+def test_the_capture_of_a_graph_by_another_thread_goes_on(cuda: str, model: Model) -> None:
+    path, tensors = model
+    counter = torch.zeros(8, device=cuda)
+    counter.add_(1)  # loads the kernel, which a capture would not permit
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    begun, over = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def capture() -> None:
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="global"):
+                counter.add_(1)
+                begun.set()
+                over.wait(60)
+        except RuntimeError as error:
+            errors.append(error)
+            begun.set()
+
+    thread = threading.Thread(target=capture)
+    thread.start()
+    begun.wait(60)
+    weights = ws.load(path, device=cuda)
+    ws.release_pinned_memory()
+    over.set()
+    thread.join()
+    assert errors == []
+    graph.replay()
+    assert counter.tolist() == [2] * 8
+    assert_same_on(cuda, weights, tensors)

@@ -40,6 +40,10 @@ void fake_set_cufile(std::uint64_t most_bytes, std::uint32_t latency_us, std::ui
   });
 }
 
+void fake_set_integrated(int integrated) {
+  machine().control([&] { machine().integrated = integrated; });
+}
+
 void fake_pause(int paused) {
   machine().control([&] { machine().pause(paused != 0); });
 }
@@ -95,6 +99,16 @@ void fake_launch(int ordinal, void* stream, std::uint64_t at, std::uint64_t byte
   });
 }
 
+void fake_begin_capture(void* stream, int mode) {
+  machine().control([&] { machine().begin_capture(stream, mode); });
+}
+
+int fake_end_capture(void* stream) {
+  return machine().control([&] { return machine().end_capture(stream); });
+}
+
+int fake_capture_mode() { return fake::capture_mode(); }
+
 void* fake_current_context() { return fake::current_context(); }
 void fake_make_current(int ordinal) { fake::make_current(ordinal); }
 std::uint64_t fake_context_depth() { return fake::context_depth(); }
@@ -126,6 +140,8 @@ const char* fake::status_text(int status) {
       return "part or all of the memory is registered already";
     case fake::kNotRegistered:
       return "the memory is not registered";
+    case fake::kCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
     default:
       return nullptr;
   }

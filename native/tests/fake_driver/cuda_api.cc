@@ -37,7 +37,8 @@ constexpr Name kNames[] = {{fake::kSuccess, "CUDA_SUCCESS"},
                            {fake::kNotReady, "CUDA_ERROR_NOT_READY"},
                            {fake::kIllegalAddress, "CUDA_ERROR_ILLEGAL_ADDRESS"},
                            {fake::kAlreadyRegistered, "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED"},
-                           {fake::kNotRegistered, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED"}};
+                           {fake::kNotRegistered, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED"},
+                           {fake::kCaptureUnsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"}};
 
 }  // namespace
 
@@ -104,6 +105,20 @@ FAKE_EXPORT int cuDeviceGetPCIBusId(char* id, int size, int device) {
   });
 }
 
+FAKE_EXPORT int cuDeviceGetAttribute(int* value, int attribute, int /*device*/) {
+  constexpr int kIntegrated = 18;
+  return call("cuDeviceGetAttribute", Needs::kInit, [&](Lock&) {
+    if (attribute != kIntegrated) return fake::kInvalidValue;
+    *value = machine().integrated;
+    return fake::kSuccess;
+  });
+}
+
+FAKE_EXPORT int cuThreadExchangeStreamCaptureMode(int* mode) {
+  return call("cuThreadExchangeStreamCaptureMode", Needs::kInit,
+              [&](Lock&) { return fake::exchange_capture_mode(mode); });
+}
+
 FAKE_EXPORT int cuDevicePrimaryCtxRetain(void** context, int device) {
   return call("cuDevicePrimaryCtxRetain", Needs::kInit, [&](Lock&) {
     Context* found = machine().context(device);
@@ -147,12 +162,12 @@ FAKE_EXPORT int cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 }
 
 FAKE_EXPORT int cuStreamCreateWithPriority(void** stream, unsigned flags, int /*priority*/) {
-  return call("cuStreamCreateWithPriority", Needs::kContext,
+  return call("cuStreamCreateWithPriority", Needs::kNoCapture,
               [&](Lock&) { return machine().create_stream(*fake::current_context(), flags, stream); });
 }
 
 FAKE_EXPORT int cuStreamDestroy_v2(void* stream) {
-  return call("cuStreamDestroy_v2", Needs::kContext, [&](Lock&) { return machine().destroy_stream(stream); });
+  return call("cuStreamDestroy_v2", Needs::kNoCapture, [&](Lock&) { return machine().destroy_stream(stream); });
 }
 
 FAKE_EXPORT int cuStreamWaitEvent(void* stream, void* event, unsigned /*flags*/) {
@@ -161,17 +176,17 @@ FAKE_EXPORT int cuStreamWaitEvent(void* stream, void* event, unsigned /*flags*/)
 }
 
 FAKE_EXPORT int cuStreamQuery(void* stream) {
-  return call("cuStreamQuery", Needs::kContext,
+  return call("cuStreamQuery", Needs::kNoCapture,
               [&](Lock&) { return machine().query_stream(stream, *fake::current_context()); });
 }
 
 FAKE_EXPORT int cuEventCreate(void** event, unsigned /*flags*/) {
-  return call("cuEventCreate", Needs::kContext,
+  return call("cuEventCreate", Needs::kNoCapture,
               [&](Lock&) { return machine().create_event(*fake::current_context(), event); });
 }
 
 FAKE_EXPORT int cuEventDestroy_v2(void* event) {
-  return call("cuEventDestroy_v2", Needs::kContext, [&](Lock&) { return machine().destroy_event(event); });
+  return call("cuEventDestroy_v2", Needs::kNoCapture, [&](Lock&) { return machine().destroy_event(event); });
 }
 
 FAKE_EXPORT int cuEventRecord(void* event, void* stream) {
@@ -180,15 +195,15 @@ FAKE_EXPORT int cuEventRecord(void* event, void* stream) {
 }
 
 FAKE_EXPORT int cuEventQuery(void* event) {
-  return call("cuEventQuery", Needs::kContext, [&](Lock&) { return machine().query_event(event); });
+  return call("cuEventQuery", Needs::kNoCapture, [&](Lock&) { return machine().query_event(event); });
 }
 
 FAKE_EXPORT int cuMemHostRegister_v2(void* at, std::size_t bytes, unsigned /*flags*/) {
-  return call("cuMemHostRegister_v2", Needs::kContext, [&](Lock&) { return machine().register_host(at, bytes); });
+  return call("cuMemHostRegister_v2", Needs::kNoCapture, [&](Lock&) { return machine().register_host(at, bytes); });
 }
 
 FAKE_EXPORT int cuMemHostUnregister(void* at) {
-  return call("cuMemHostUnregister", Needs::kContext, [&](Lock&) { return machine().unregister_host(at); });
+  return call("cuMemHostUnregister", Needs::kNoCapture, [&](Lock&) { return machine().unregister_host(at); });
 }
 
 FAKE_EXPORT int cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, std::size_t bytes, void* stream) {

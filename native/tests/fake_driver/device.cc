@@ -85,6 +85,7 @@ void Machine::enqueue(Stream& stream, Operation operation) {
     queue_behind(stream, standard);
   }
   operation.number = next_number_++;
+  operation.queued = Clock::now();
   stream.queue.push_back(std::move(operation));
   if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
   changed_.notify_all();
@@ -132,7 +133,7 @@ bool Machine::step(Clock::time_point* next_due) {
     if (head.kind == Operation::Kind::kWait && !head.mark->done) continue;
     if (!head.started) {
       head.started = true;
-      head.due = now + head.duration;
+      head.due = std::max(head.queued, stream.ended) + head.duration;
     }
     if (head.due <= now) {
       ready.push_back(&stream);
@@ -142,7 +143,9 @@ bool Machine::step(Clock::time_point* next_due) {
   }
   if (ready.empty()) return false;
   Stream& stream = *ready[std::uniform_int_distribution<std::size_t>(0, ready.size() - 1)(random_)];
-  execute(stream, stream.queue.front());
+  Operation& operation = stream.queue.front();
+  stream.ended = operation.kind == Operation::Kind::kWait ? now : operation.due;
+  execute(stream, operation);
   if (stream.context->lost != kSuccess) return true;
   stream.queue.pop_front();
   if (stream.destroyed && stream.queue.empty()) {

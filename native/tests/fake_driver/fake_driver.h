@@ -9,6 +9,8 @@
 //     with a thread for each, the order would be the scheduler's,
 //   - events complete late; a stream waits for an event as it was when the wait was queued,
 //   - the default stream waits for blocking streams, and they for it,
+//   - while a thread captures a graph, calls that could make it wait are refused and end the capture, unless the thread
+//     that calls has said that it may: as cuThreadExchangeStreamCaptureMode() documents it,
 //   - after a fork nothing works in the child.
 //
 // What a real one leaves undefined is a violation here, counted and said: a copy into memory that a kernel queued
@@ -42,8 +44,8 @@ struct FakeCounts {
   std::uint64_t cufile_most_at_once;  // reads
 };
 
-// Ends all work and forgets everything: memory, handles, counters, settings. Two devices, no latency. Not while any
-// other thread uses the library.
+// Ends all work and forgets everything: memory, handles, counters, settings, captures. Two devices, no latency. Not
+// while any other thread uses the library.
 FAKE_EXPORT void fake_reset(std::uint64_t seed);
 FAKE_EXPORT void fake_set_devices(int count);
 // How long a copy takes (half to one and a half times the latency, and its bytes; 0 bytes a second: no time), and how
@@ -55,6 +57,8 @@ FAKE_EXPORT void fake_set_register_limit(std::uint64_t bytes);
 // A read of cuFile brings at most this many bytes, and takes this long; the version of its kernel module (0:
 // none; UINT32_MAX: none, but peer-to-peer DMA).
 FAKE_EXPORT void fake_set_cufile(std::uint64_t most_bytes, std::uint32_t latency_us, std::uint32_t module_version);
+// Whether the devices share the memory of the host.
+FAKE_EXPORT void fake_set_integrated(int integrated);
 // While paused no work runs.
 FAKE_EXPORT void fake_pause(int paused);
 
@@ -81,6 +85,14 @@ FAKE_EXPORT void* fake_foreign_stream(int ordinal, int blocking);
 // stream of the device.
 FAKE_EXPORT void fake_launch(int ordinal, void* stream, std::uint64_t at, std::uint64_t bytes,
                              std::uint32_t duration_us, std::uint8_t value);
+
+// The calling thread captures a graph on a foreign stream, in a mode of the driver's (0: global, 1: of the thread, 2:
+// relaxed). What is queued there meanwhile runs all the same. The end returns 0, or 901 when the capture was ended by a
+// call that it does not permit.
+FAKE_EXPORT void fake_begin_capture(void* stream, int mode);
+FAKE_EXPORT int fake_end_capture(void* stream);
+// The mode of this thread.
+FAKE_EXPORT int fake_capture_mode();
 
 // What is current on this thread: a context of CUDA (null: none), a device and its context of HIP.
 FAKE_EXPORT void* fake_current_context();

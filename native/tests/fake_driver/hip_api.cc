@@ -85,6 +85,20 @@ FAKE_EXPORT int hipDeviceGetPCIBusId(char* id, int size, int device) {
   });
 }
 
+FAKE_EXPORT int hipDeviceGetAttribute(int* value, int attribute, int /*device*/) {
+  constexpr int kIntegrated = 16;
+  return call("hipDeviceGetAttribute", Needs::kInit, [&](Lock&) {
+    if (attribute != kIntegrated) return fake::kInvalidValue;
+    *value = machine().integrated;
+    return fake::kSuccess;
+  });
+}
+
+FAKE_EXPORT int hipThreadExchangeStreamCaptureMode(int* mode) {
+  return call("hipThreadExchangeStreamCaptureMode", Needs::kInit,
+              [&](Lock&) { return fake::exchange_capture_mode(mode); });
+}
+
 FAKE_EXPORT int hipGetDevice(int* device) {
   return call("hipGetDevice", Needs::kInit, [&](Lock&) {
     *device = current_device;
@@ -109,12 +123,12 @@ FAKE_EXPORT int hipDeviceGetStreamPriorityRange(int* least, int* greatest) {
 }
 
 FAKE_EXPORT int hipStreamCreateWithPriority(void** stream, unsigned flags, int /*priority*/) {
-  return call("hipStreamCreateWithPriority", Needs::kContext,
+  return call("hipStreamCreateWithPriority", Needs::kNoCapture,
               [&](Lock&) { return machine().create_stream(*fake::current_context(), flags, stream); });
 }
 
 FAKE_EXPORT int hipStreamDestroy(void* stream) {
-  return call("hipStreamDestroy", Needs::kContext, [&](Lock&) { return machine().destroy_stream(stream); });
+  return call("hipStreamDestroy", Needs::kNoCapture, [&](Lock&) { return machine().destroy_stream(stream); });
 }
 
 FAKE_EXPORT int hipStreamWaitEvent(void* stream, void* event, unsigned /*flags*/) {
@@ -123,17 +137,17 @@ FAKE_EXPORT int hipStreamWaitEvent(void* stream, void* event, unsigned /*flags*/
 }
 
 FAKE_EXPORT int hipStreamQuery(void* stream) {
-  return call("hipStreamQuery", Needs::kContext,
+  return call("hipStreamQuery", Needs::kNoCapture,
               [&](Lock&) { return machine().query_stream(stream, *fake::current_context()); });
 }
 
 FAKE_EXPORT int hipEventCreateWithFlags(void** event, unsigned /*flags*/) {
-  return call("hipEventCreateWithFlags", Needs::kContext,
+  return call("hipEventCreateWithFlags", Needs::kNoCapture,
               [&](Lock&) { return machine().create_event(*fake::current_context(), event); });
 }
 
 FAKE_EXPORT int hipEventDestroy(void* event) {
-  return call("hipEventDestroy", Needs::kContext, [&](Lock&) { return machine().destroy_event(event); });
+  return call("hipEventDestroy", Needs::kNoCapture, [&](Lock&) { return machine().destroy_event(event); });
 }
 
 FAKE_EXPORT int hipEventRecord(void* event, void* stream) {
@@ -142,15 +156,15 @@ FAKE_EXPORT int hipEventRecord(void* event, void* stream) {
 }
 
 FAKE_EXPORT int hipEventQuery(void* event) {
-  return call("hipEventQuery", Needs::kContext, [&](Lock&) { return machine().query_event(event); });
+  return call("hipEventQuery", Needs::kNoCapture, [&](Lock&) { return machine().query_event(event); });
 }
 
 FAKE_EXPORT int hipHostRegister(void* at, std::size_t bytes, unsigned /*flags*/) {
-  return call("hipHostRegister", Needs::kContext, [&](Lock&) { return machine().register_host(at, bytes); });
+  return call("hipHostRegister", Needs::kNoCapture, [&](Lock&) { return machine().register_host(at, bytes); });
 }
 
 FAKE_EXPORT int hipHostUnregister(void* at) {
-  return call("hipHostUnregister", Needs::kContext, [&](Lock&) { return machine().unregister_host(at); });
+  return call("hipHostUnregister", Needs::kNoCapture, [&](Lock&) { return machine().unregister_host(at); });
 }
 
 FAKE_EXPORT int hipMemcpyHtoDAsync(void* to, const void* from, std::size_t bytes, void* stream) {

@@ -5,13 +5,24 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace fake {
 namespace {
 
+thread_local int capture_mode_of_thread = kCaptureGlobal;
+
 void* handle_of(const void* object) { return const_cast<void*>(object); }
 
 }  // namespace
+
+int exchange_capture_mode(int* mode) {
+  if (*mode < kCaptureGlobal || *mode > kCaptureRelaxed) return kInvalidValue;
+  std::swap(*mode, capture_mode_of_thread);
+  return kSuccess;
+}
+
+int capture_mode() { return capture_mode_of_thread; }
 
 // Lives as long as the process: its thread may be at work until the end.
 Machine& Machine::instance() {
@@ -40,6 +51,9 @@ void Machine::reset(std::uint64_t seed) {
   copy_latency = event_latency = {};
   bytes_per_second = 0;
   register_limit = UINT64_MAX;
+  integrated = 0;
+  capture_mode_of_thread = kCaptureGlobal;
+  captures_.clear();
   counts_ = {};
   calls_after_fork_ = 0;
   cufile = {};
@@ -71,8 +85,36 @@ int Machine::admit(const char* name, Needs needs, Context* current) {
   }
   if (dead_ != kSuccess) return dead_;
   if (needs != Needs::kNothing && !initialised_) return kNotInitialized;
-  if (needs == Needs::kContext) return current == nullptr ? kInvalidContext : current->lost;
-  return kSuccess;
+  if (needs != Needs::kContext && needs != Needs::kNoCapture) return kSuccess;
+  if (current == nullptr) return kInvalidContext;
+  if (current->lost != kSuccess) return current->lost;
+  return needs == Needs::kNoCapture && disturbs_capture() ? kCaptureUnsupported : kSuccess;
+}
+
+// Ends the captures that a call of this thread disturbs, if there are any.
+bool Machine::disturbs_capture() {
+  if (capture_mode_of_thread == kCaptureRelaxed) return false;
+  bool any = false;
+  for (Capture& capture : captures_) {
+    const bool own = capture.by == std::this_thread::get_id() && capture.mode != kCaptureRelaxed;
+    const bool others = capture_mode_of_thread == kCaptureGlobal && capture.mode == kCaptureGlobal;
+    if (!own && !others) continue;
+    capture.invalidated = any = true;
+  }
+  return any;
+}
+
+void Machine::begin_capture(void* stream, int mode) {
+  captures_.push_back({.stream = stream, .by = std::this_thread::get_id(), .mode = mode});
+}
+
+int Machine::end_capture(void* stream) {
+  const auto found = std::find_if(captures_.begin(), captures_.end(),
+                                  [&](const Capture& capture) { return capture.stream == stream; });
+  if (found == captures_.end()) return kInvalidValue;
+  const bool invalidated = found->invalidated;
+  captures_.erase(found);
+  return invalidated ? kCaptureInvalidated : kSuccess;
 }
 
 int Machine::init() {
@@ -213,6 +255,7 @@ int Machine::copy(std::unique_lock<std::mutex>& lock, std::uint64_t to, const vo
   bool partly = false;
   if (!registered(copy.from, bytes, &partly)) {
     if (partly) return kInvalidValue;
+    if (disturbs_capture()) return kCaptureUnsupported;
     ++counts_.pageable_copies;
     changed_.wait(lock, [&] { return on->queue.empty() || context.lost != kSuccess; });
     if (context.lost != kSuccess) return context.lost;

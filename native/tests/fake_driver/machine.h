@@ -38,6 +38,10 @@ inline constexpr int kNotReady = 600;
 inline constexpr int kIllegalAddress = 700;
 inline constexpr int kAlreadyRegistered = 712;
 inline constexpr int kNotRegistered = 713;
+inline constexpr int kCaptureUnsupported = 900;
+inline constexpr int kCaptureInvalidated = 901;
+
+enum CaptureMode { kCaptureGlobal, kCaptureThreadLocal, kCaptureRelaxed };
 
 struct Context;
 
@@ -57,6 +61,7 @@ struct Operation {
   std::uint8_t value = 0;
   std::shared_ptr<Mark> mark = nullptr;
   Clock::duration duration = {};
+  Clock::time_point queued = {};
   bool started = false;
   Clock::time_point due = {};
 };
@@ -67,6 +72,7 @@ struct Stream {
   bool foreign;
   bool destroyed = false;  // goes when its work is done
   std::deque<Operation> queue = {};
+  Clock::time_point ended = {};  // when the last one was over: not when the thread came to it
 };
 
 struct Event {
@@ -79,6 +85,14 @@ struct Context {
   std::uint64_t retained = 0;
   int lost = kSuccess;
   Stream* default_stream = nullptr;
+};
+
+// A graph that is being captured.
+struct Capture {
+  void* stream;
+  std::thread::id by;
+  int mode;
+  bool invalidated = false;
 };
 
 struct Memory {
@@ -108,8 +122,10 @@ struct CuFileState {
   std::uint64_t most_at_once = 0;
 };
 
-// What has to hold before a function does anything.
-enum class Needs { kNothing, kInit, kContext };
+// What has to hold before a function does anything. kContext: a current one. kNoCapture: that, and no capture that the
+// call would disturb. Which calls do is documented for allocations and queries of events only; all count here that do
+// not just queue work.
+enum class Needs { kNothing, kInit, kContext, kNoCapture };
 
 class Machine {
  public:
@@ -163,12 +179,15 @@ class Machine {
   void free(std::uint64_t address);
   void* foreign_stream(int ordinal, bool blocking);
   void launch(int ordinal, void* stream, Operation kernel);
+  void begin_capture(void* stream, int mode);
+  int end_capture(void* stream);
 
   // Set by controls.
   Clock::duration copy_latency{};
   Clock::duration event_latency{};
   std::uint64_t bytes_per_second = 0;
   std::uint64_t register_limit = UINT64_MAX;
+  int integrated = 0;
   std::string failing;
   std::uint32_t fails_in = 0;
   int fails_with = 0;
@@ -181,6 +200,7 @@ class Machine {
  private:
   [[nodiscard]] bool in_forked_child() const;
   int admit(const char* name, Needs needs, Context* current);
+  bool disturbs_capture();
   Stream* find_stream(void* handle, Context& context);
   Event* find_event(void* handle);
   void enqueue(Stream& stream, Operation operation);
@@ -209,8 +229,13 @@ class Machine {
   std::list<Event> events_;
   std::map<std::uint64_t, Memory> memory_;
   std::map<const std::byte*, std::uint64_t> registered_;
+  std::vector<Capture> captures_;
   FakeCounts counts_{};
 };
+
+// Of the calling thread.
+int exchange_capture_mode(int* mode);
+int capture_mode();
 
 // What each vendor's own file defines: what is current on this thread.
 Context* current_context();

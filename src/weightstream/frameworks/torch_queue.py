@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,21 +24,29 @@ Wait = Callable[[], Any]
 
 def queue_copy(tensor: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, Wait]:
     """Queues a copy on the device's current stream. `tensor` has to live until the wait is over."""
-    copied = tensor.to(device, non_blocking=True)
-    event = torch.Event(device)
-    event.record()
+    with _current(device):
+        copied = tensor.to(device, non_blocking=True)
+        event = torch.Event(device)
+        event.record()
     return copied, event.synchronize
 
 
 def can_queue(device: torch.device) -> bool:
     """Whether this torch has events for the device; some have none, and then copies have to be waited for at once."""
     try:
-        event = torch.Event(device)
-        event.record()
-        event.synchronize()
+        with _current(device):
+            event = torch.Event(device)
+            event.record()
+            event.synchronize()
     except (RuntimeError, NotImplementedError, TypeError):
         return False
     return True
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    # An event is recorded on the current device, whatever it was made for: "xpu:1" must be that one.
+    guard = getattr(getattr(torch, device.type, None), "device", None)
+    return nullcontext() if guard is None or device.index is None else guard(device)
 
 
 class QueuedCopies:
