@@ -41,6 +41,7 @@ class HttpObject:
     size: int | None
     etag: str | None
     expires_at: float | None
+    redirected_by: str | None
     renewals: Renewals | None
     options: dict[str, Any]
     renewed: list[Any] = field(default_factory=list)
@@ -51,8 +52,10 @@ class HttpObject:
     def make(**values: Any) -> HttpObject:
         return HttpObject(**values)
 
-    def renew(self, url: str, headers: list[tuple[str, str]], expires_at: float | None) -> None:
-        self.renewed.append((url, headers, expires_at))
+    def renew(
+        self, url: str, headers: list[tuple[str, str]], expires_at: float | None, redirected_by: str | None
+    ) -> None:
+        self.renewed.append((url, headers, expires_at, redirected_by))
         self.answered.set()
 
     def renewal_failed(self, message: str) -> None:

@@ -45,8 +45,12 @@ HttpHosts& hosts() {
   return known;
 }
 
-HttpAccess to_access(std::string url, const Headers& headers, std::optional<double> expires_at) {
-  HttpAccess access{.url = std::move(url), .headers = {}, .expires_at = expires_at};
+HttpAccess to_access(std::string url, const Headers& headers, std::optional<double> expires_at,
+                     std::optional<std::string> redirected_by) {
+  HttpAccess access{.url = std::move(url),
+                    .headers = {},
+                    .expires_at = expires_at,
+                    .redirected_by = std::move(redirected_by).value_or("")};
   for (const auto& [name, value] : headers) access.headers.push_back(name + ": " + value);
   return access;
 }
@@ -100,9 +104,10 @@ HttpOptions to_options(const nb::dict& given) {
 
 std::shared_ptr<HttpObject> make_object(std::string name, std::string url, const Headers& headers,
                                         std::optional<std::uint64_t> size, std::optional<std::string> etag,
-                                        std::optional<double> expires_at, std::shared_ptr<Renewals> renewals,
-                                        const nb::dict& options) {
-  return value_or_throw(HttpObject::make(std::move(name), to_access(std::move(url), headers, expires_at), size,
+                                        std::optional<double> expires_at, std::optional<std::string> redirected_by,
+                                        std::shared_ptr<Renewals> renewals, const nb::dict& options) {
+  return value_or_throw(HttpObject::make(std::move(name),
+                                         to_access(std::move(url), headers, expires_at, std::move(redirected_by)), size,
                                          etag.value_or(""), to_options(options), std::move(renewals), hosts()));
 }
 
@@ -223,15 +228,16 @@ void bind_remote(nb::module_& module) {
   nb::class_<HttpObject>(module, "HttpObject")
       .def_static("make", &make_object, nb::kw_only(), nb::arg("name"), nb::arg("url"), nb::arg("headers"),
                   nb::arg("size").none(), nb::arg("etag").none(), nb::arg("expires_at").none(),
-                  nb::arg("renewals").none(), nb::arg("options"))
+                  nb::arg("redirected_by").none(), nb::arg("renewals").none(), nb::arg("options"))
       .def_prop_ro("name", &HttpObject::name)
       .def_prop_ro("version", &HttpObject::version)
       .def(
           "renew",
-          [](const HttpObject& self, std::string url, const Headers& headers, std::optional<double> expires_at) {
-            self.renew(to_access(std::move(url), headers, expires_at));
+          [](const HttpObject& self, std::string url, const Headers& headers, std::optional<double> expires_at,
+             std::optional<std::string> redirected_by) {
+            self.renew(to_access(std::move(url), headers, expires_at, std::move(redirected_by)));
           },
-          nb::arg("url"), nb::arg("headers"), nb::arg("expires_at").none())
+          nb::arg("url"), nb::arg("headers"), nb::arg("expires_at").none(), nb::arg("redirected_by").none())
       .def("renewal_failed", &HttpObject::renewal_failed, nb::arg("message"));
   nb::class_<OpenedSources>(module, "Sources")
       .def_static("open", &open, nb::arg("sources"), nb::arg("log") = nb::none())

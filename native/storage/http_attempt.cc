@@ -70,6 +70,7 @@ std::optional<Verdict> HttpAttempt::advance(std::span<std::byte> scratch) {
   ready_ = false;
   if (connected_ != CURLE_OK) return failed(connected_);
   if (sending()) {
+    if (auto end = look_where_it_led()) return end;
     if (auto end = send()) return end;
     if (sending()) return std::nullopt;
   }
@@ -79,6 +80,13 @@ std::optional<Verdict> HttpAttempt::advance(std::span<std::byte> scratch) {
     if (end || !ready_) return end;
   }
   return std::nullopt;
+}
+
+// Before anything is sent: what a name means is known only now, and its owner may have changed his mind about it.
+std::optional<Verdict> HttpAttempt::look_where_it_led() {
+  scope_ = connection_->scope();
+  if (!target_.led_from || may_lead_to(*target_.led_from, scope_)) return std::nullopt;
+  return violation(misled(target_.url, scope_));
 }
 
 std::optional<Verdict> HttpAttempt::send() {

@@ -50,6 +50,8 @@ class HttpAttempt {
   [[nodiscard]] void* owner() const { return owner_; }
   [[nodiscard]] const HttpAsked& asked() const { return asked_; }
   [[nodiscard]] const HttpObject::Target& target() const { return target_; }
+  // Whom it asked.
+  [[nodiscard]] AddressScope scope() const { return scope_; }
   [[nodiscard]] const HttpHead& head() const { return framing_.head(); }
   // Bytes of the range in place, from its begin on.
   [[nodiscard]] std::uint64_t received() const { return received_; }
@@ -64,6 +66,7 @@ class HttpAttempt {
   void listen_closely();
 
  private:
+  [[nodiscard]] std::optional<Verdict> look_where_it_led();
   [[nodiscard]] std::optional<Verdict> send();
   [[nodiscard]] std::optional<Verdict> receive(std::span<std::byte> scratch);
   [[nodiscard]] std::optional<Verdict> take(std::span<const std::byte> bytes);
@@ -84,6 +87,7 @@ class HttpAttempt {
   std::uint64_t& arrived_;
   std::unique_ptr<HttpConnection> connection_;
   CURLcode connected_ = CURLE_AGAIN;
+  AddressScope scope_ = AddressScope::kGlobal;  // of the connection, which may be let go before
   std::string request_;
   std::size_t sent_ = 0;
   HttpFraming framing_;

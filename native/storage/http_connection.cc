@@ -1,5 +1,6 @@
 #include "storage/http_connection.h"
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -104,7 +105,21 @@ CURLcode HttpConnection::connected(CURLcode code) {
     return CURLE_COULDNT_CONNECT;
   }
   layered_ = layered_ || proxy_status() != 0;  // to a proxy, perhaps
+  scope_ = find_scope();
   return CURLE_OK;
+}
+
+AddressScope HttpConnection::find_scope() const {
+  sockaddr_storage peer{};
+  socklen_t size = sizeof peer;
+  if (proxy_status() != 0 || ::getpeername(socket_, reinterpret_cast<sockaddr*>(&peer), &size) != 0) {
+    return scope_of_host(origin_);
+  }
+  // Both families have the port in the same place. Another one than asked for is that of a proxy without a status
+  // (SOCKS), as nothing else is between a URL and a socket.
+  const auto port = ntohs(reinterpret_cast<const sockaddr_in&>(peer).sin_port);
+  if (!origin_.ends_with(":" + std::to_string(port))) return scope_of_host(origin_);
+  return scope_of(reinterpret_cast<const sockaddr&>(peer));
 }
 
 int HttpConnection::proxy_status() const {

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "storage/address_scope.h"
 #include "storage/http_object.h"
 
 namespace weightstream {
@@ -35,6 +36,8 @@ class HttpConnection {
   [[nodiscard]] curl_socket_t socket() const { return socket_; }
   // Whether TLS is between, which holds bytes back that the socket does not tell of.
   [[nodiscard]] bool layered() const { return layered_; }
+  // Whom it leads to; through a proxy, as far as the URL says. Only once it is connected.
+  [[nodiscard]] AddressScope scope() const { return scope_; }
   // What a proxy answered to the request for a tunnel; 0 without a proxy.
   [[nodiscard]] int proxy_status() const;
   // libcurl's words for the last failure.
@@ -61,6 +64,7 @@ class HttpConnection {
  private:
   HttpConnection(CURLM* multi, const std::string& url, const HttpOptions& options);
   bool prepare(const std::string& url, const HttpOptions& options);
+  [[nodiscard]] AddressScope find_scope() const;
 
   CURLM* const multi_;
   const std::string origin_;
@@ -70,6 +74,7 @@ class HttpConnection {
   CURL* const easy_;  // after what may throw while it is made: only the destructor lets go of it
   bool added_ = false;
   curl_socket_t socket_ = CURL_SOCKET_BAD;
+  AddressScope scope_ = AddressScope::kGlobal;
   bool used_ = false;
   int wake_at_ = 1;
   Clock::time_point resting_since_;

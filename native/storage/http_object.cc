@@ -47,6 +47,9 @@ Status check_access(const HttpAccess& access, const HttpOptions& options) {
   if (origin.empty() || has_control(access.url)) {
     return Error{.code = ErrorCode::kConfig, .message = "this is not an http or https URL that can be requested"};
   }
+  if (origin.starts_with("http:") && origin_of(access.redirected_by).starts_with("https:")) {
+    return Error{.code = ErrorCode::kProtocol, .message = kFromTlsToPlain};
+  }
   for (const auto& header : access.headers) {
     const auto colon = header.find(':');
     if (!has_control(header) && colon != std::string::npos && colon > 0) continue;
@@ -112,20 +115,23 @@ bool HttpObject::size_known() const {
 HttpObject::Target HttpObject::target() const {
   const std::lock_guard lock(mutex_);
   Target target{.url = access_->url, .access = access_, .host = host_, .generation = generation_};
+  if (!access_->redirected_by.empty()) target.led_from = scope_of_host(access_->redirected_by);
   if (!redirect_.empty()) {
     target.with_headers = origin_of(redirect_) == origin_of(access_->url);
     target.url = redirect_;
     target.host = redirect_host_;
     target.redirected = true;
+    target.led_from = redirect_scope_;
   }
   return target;
 }
 
-void HttpObject::redirected(const Target& from, std::string url) const {
+void HttpObject::redirected(const Target& from, AddressScope scope, std::string url) const {
   auto host = hosts_.at(origin_of(url));
   const std::lock_guard lock(mutex_);
   if (from.generation != generation_) return;
   redirect_ = std::move(url);
+  redirect_scope_ = scope;
   redirect_host_ = std::move(host);
 }
 

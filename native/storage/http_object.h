@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "storage/address_scope.h"
 #include "storage/http_head.h"
 #include "storage/http_host.h"
 #include "storage/http_policy.h"
@@ -25,10 +26,13 @@
 
 namespace weightstream {
 
+inline constexpr char kFromTlsToPlain[] = "the server redirects from https to plain http; this is not followed";
+
 struct HttpAccess {
   std::string url;
   std::vector<std::string> headers;  // "Name: value"; each counts as a credential
   std::optional<double> expires_at;  // seconds since the epoch
+  std::string redirected_by = {};    // the URL of a server that redirected to `url`; empty: nobody did
 };
 
 struct HttpOptions {
@@ -81,10 +85,12 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
     std::uint32_t generation = 0;
     bool with_headers = true;  // the access's headers belong to this origin
     bool redirected = false;
+    std::optional<AddressScope> led_from = {};  // the scope of the server that redirected here, if one did
   };
   [[nodiscard]] Target target() const;
-  // Remembers where `from` led, for the requests to come; forgotten with the access or by forget_redirect().
-  void redirected(const Target& from, std::string url) const;
+  // Remembers where `from`, a server of that scope, led, for the requests to come; forgotten with the access or by
+  // forget_redirect().
+  void redirected(const Target& from, AddressScope scope, std::string url) const;
   // Unless it leads somewhere else by now.
   void forget_redirect(const Target& from) const;
 
@@ -129,6 +135,7 @@ class HttpObject final : public Source, public std::enable_shared_from_this<Http
   mutable std::optional<HttpHost::Clock::time_point> renewed_at_;
   mutable std::string renewal_failure_;
   mutable std::string redirect_;
+  mutable AddressScope redirect_scope_ = AddressScope::kGlobal;  // of who redirected
   mutable std::shared_ptr<HttpHost> redirect_host_;
   mutable std::optional<std::uint64_t> size_;
   mutable bool pinned_ = false;

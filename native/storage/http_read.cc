@@ -282,10 +282,13 @@ void HttpRead::follow(const HttpAttempt& attempt) {
     return refuse(ErrorCode::kProtocol, "the server redirects to something that is not http or https");
   }
   if (origin_of(from).starts_with("https:") && !origin.starts_with("https:")) {  // as written, either may be "HTTPS:"
-    return refuse(ErrorCode::kProtocol, "the server redirects from https to plain http; this is not followed");
+    return refuse(ErrorCode::kProtocol, kFromTlsToPlain);
+  }
+  if (const auto scope = scope_of_host(to); !may_lead_to(attempt.scope(), scope)) {
+    return refuse(ErrorCode::kProtocol, misled(to, scope));
   }
   --attempts_;  // a redirect is a step of one attempt
-  object().redirected(attempt.target(), std::move(to));
+  object().redirected(attempt.target(), attempt.scope(), std::move(to));
 }
 
 void HttpRead::renew(const HttpAttempt& attempt, Error error, Clock::time_point now) {

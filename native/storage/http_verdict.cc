@@ -277,4 +277,10 @@ Verdict judge_transport(CURLcode code, const std::string& detail, const HttpHead
   return result;
 }
 
+std::string misled(const std::string& url, AddressScope scope) {
+  return "the server redirects to " +
+         std::string(scope == AddressScope::kLoopback ? "this machine" : "a link-local or metadata address") + " (" +
+         origin_of(url) + "); from elsewhere this is not followed";
+}
+
 }  // namespace weightstream

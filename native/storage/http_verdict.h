@@ -46,4 +46,7 @@ struct Verdict {
 [[nodiscard]] Verdict judge_transport(CURLcode code, const std::string& detail, const HttpHead& head,
                                       const HttpAsked& asked, ByteRange body, std::uint64_t got);
 
+// What to say of a redirect to `url`, which leads to an address of a scope that it must not.
+[[nodiscard]] std::string misled(const std::string& url, AddressScope scope);
+
 }  // namespace weightstream

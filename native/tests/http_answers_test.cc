@@ -205,6 +205,34 @@ TEST_F(HttpRedirect, OtherSchemesAreNotFollowed) {
   }
 }
 
+// Servers of these tests are on loopback: what they may lead to, servers elsewhere may not.
+TEST_F(HttpRedirect, LinkLocalAddressesAreNotFollowed) {
+  for (const char* location : {"http://169.254.169.254/latest/meta-data", "http://2852039166/", "http://[fe80::1]:80/",
+                               "//169.254.170.2/v2/credentials", "http://[::ffff:169.254.169.254]/"}) {
+    SCOPED_TRACE(location);
+    redirect_to(location);
+    const auto error = expect_error(*guarded(), ErrorCode::kProtocol, "redirects to a link-local or metadata address");
+    EXPECT_EQ(error.http_status, 307);
+    EXPECT_EQ(error.attempts, 1U);
+  }
+}
+
+// The address that the connection has counts, not what the name looks like: this one is of a Hub that answers
+// elsewhere, and leads here.
+TEST_F(HttpRedirect, ThisMachineIsNotAskedForOthers) {
+  access_.redirected_by = "https://hub.example/";
+  const auto error = expect_error(*guarded(), ErrorCode::kProtocol, "redirects to this machine (http://127.0.0.1:");
+  EXPECT_EQ(error.attempts, 1U);
+  EXPECT_TRUE(server_->requests().empty());
+
+  access_.redirected_by = "http://localhost:9/";
+  expect_right(*guarded());
+  server_->forget();
+  access_.redirected_by = "https://hub.example/";
+  expect_error(*guarded(), ErrorCode::kProtocol, "redirects to this machine");
+  EXPECT_TRUE(server_->requests().empty()) << "nor by a connection that rests";
+}
+
 TEST_F(HttpRedirect, NowhereIsAQuestionOfTheRegion) {
   server_->script([](const HttpRequest&) { return reply(301, {"x-amz-bucket-region: eu-west-1"}); });
   const auto error = expect_error(*guarded(), ErrorCode::kConfig, "wrong region? The bucket is in eu-west-1");

@@ -339,24 +339,53 @@ TEST_F(HttpRenewal, ARedirectIsRememberedAsLongAsItsAccess) {
   auto first = object->target();
   EXPECT_TRUE(first.with_headers);
   EXPECT_FALSE(first.redirected);
-  object->redirected(first, "https://other/b");
+  object->redirected(first, AddressScope::kGlobal, "https://other/b");
   EXPECT_EQ(object->target().url, "https://other/b");
   EXPECT_TRUE(object->target().redirected);
   EXPECT_FALSE(object->target().with_headers) << "another origin";
-  object->redirected(first, "https://HOST:443/c");
+  object->redirected(first, AddressScope::kGlobal, "https://HOST:443/c");
   EXPECT_TRUE(object->target().with_headers) << "the same origin";
   const auto old = object->target();
-  object->redirected(first, "https://other/b");
+  object->redirected(first, AddressScope::kGlobal, "https://other/b");
   object->forget_redirect(old);
   EXPECT_EQ(object->target().url, "https://other/b") << "another read has found the new way already";
   object->forget_redirect(object->target());
   EXPECT_EQ(object->target().url, "https://host/a");
 
-  object->redirected(first, "https://other/b");
+  object->redirected(first, AddressScope::kGlobal, "https://other/b");
   object->renew({.url = "https://host/new", .headers = {}, .expires_at = {}});
   EXPECT_EQ(object->target().url, "https://host/new");
-  object->redirected(first, "https://other/late");
+  object->redirected(first, AddressScope::kGlobal, "https://other/late");
   EXPECT_EQ(object->target().url, "https://host/new") << "that was where the old access led";
+}
+
+// What leads to an object decides which addresses it may be at.
+TEST_F(HttpRenewal, WhoLedThereIsKnown) {
+  const auto object = *make({.url = "https://host/a", .headers = {}, .expires_at = {}});
+  const auto first = object->target();
+  EXPECT_EQ(first.led_from, std::nullopt);
+  object->redirected(first, AddressScope::kLinkLocal, "https://other/b");
+  EXPECT_EQ(object->target().led_from, AddressScope::kLinkLocal);
+  object->redirected(first, AddressScope::kGlobal, "https://other/b");
+  EXPECT_EQ(object->target().led_from, AddressScope::kGlobal);
+  object->forget_redirect(object->target());
+  EXPECT_EQ(object->target().led_from, std::nullopt);
+  object->renew({.url = "https://host/b", .headers = {}, .expires_at = {}, .redirected_by = "https://hub/"});
+  EXPECT_EQ(object->target().led_from, AddressScope::kGlobal);
+  EXPECT_FALSE(object->target().redirected) << "it is the access itself";
+  object->renew({.url = "https://host/b", .headers = {}, .expires_at = {}, .redirected_by = "http://127.0.0.1:9/"});
+  EXPECT_EQ(object->target().led_from, AddressScope::kLoopback);
+}
+
+TEST_F(HttpAccessRules, WhoRedirectsFromTlsToPlainHttpIsNotFollowed) {
+  const auto made = make({.url = "http://host/a", .headers = {}, .expires_at = {}, .redirected_by = "https://hub/a"});
+  ASSERT_FALSE(made.ok());
+  EXPECT_EQ(made.error().code, ErrorCode::kProtocol);
+  EXPECT_EQ(made.error().source, "name");
+  EXPECT_NE(made.error().message.find("from https to plain http"), std::string::npos);
+  for (const char* by : {"http://hub/a", ""}) {
+    EXPECT_TRUE(make({.url = "http://host/a", .headers = {}, .expires_at = {}, .redirected_by = by}).ok()) << by;
+  }
 }
 
 }  // namespace

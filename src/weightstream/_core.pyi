@@ -44,6 +44,7 @@ class HttpObject:
         size: int | None,
         etag: str | None,
         expires_at: float | None,
+        redirected_by: str | None,
         renewals: Renewals | None,
         options: dict[str, Any],
     ) -> HttpObject: ...
@@ -53,7 +54,9 @@ class HttpObject:
     def version(self) -> str:
         """What changes when the contents do, as the first response said; empty when nothing says so."""
 
-    def renew(self, url: str, headers: Sequence[tuple[str, str]], expires_at: float | None) -> None: ...
+    def renew(
+        self, url: str, headers: Sequence[tuple[str, str]], expires_at: float | None, redirected_by: str | None
+    ) -> None: ...
     def renewal_failed(self, message: str) -> None: ...
 
 class Sources:

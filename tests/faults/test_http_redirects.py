@@ -12,6 +12,7 @@ from servers.actions import Body, Fin, Redirect, Status
 from servers.certificates import Authority
 from servers.loads import Model, check_fails, check_loads, check_settled, options
 from servers.messages import Request
+from servers.proxy import Proxy
 from servers.scripted import MODEL, Action, ScriptedServer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -186,6 +187,63 @@ def test_only_to_http_and_https(remote_model: Model, location: str, k: int) -> N
         )
         assert len(failure.requests) == k
         assert "root:" not in str(failure.error)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://169.254.169.254/latest/meta-data/iam/security-credentials/",
+        "//169.254.170.2/v2/credentials",
+        "http://2852039166/m.safetensors",
+        "http://[fe80::1]/m.safetensors",
+        "http://[::ffff:a9fe:a9fe]/m.safetensors",
+        "http://[fd00:ec2::254]/m.safetensors",
+    ],
+)
+def test_not_to_the_metadata_service(remote_model: Model, location: str) -> None:
+    with ScriptedServer(remote_model.data) as server:
+        server.at(1, Redirect(location))
+        failure = check_fails(server, remote_model, ws.ProtocolError, "link-local or metadata address", status=302)
+        assert len(failure.requests) == 1
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A way to servers that are not on this machine, as far as anybody here can see: names that a proxy knows."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with Proxy() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url())
+        monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+        yield proxy
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST.", "2130706433", "0.0.0.0", "[::1]"])
+def test_not_from_elsewhere_to_this_machine(
+    remote_model: Model, cdn: ScriptedServer, elsewhere: Proxy, host: str
+) -> None:
+    with ScriptedServer({}) as server:
+        elsewhere.names["models.test:80"] = server.origin.partition("//")[2]
+        server.always(Redirect(f"http://{host}:{cdn.port}{MODEL}?{QUERY}"))
+        with pytest.raises(ws.ProtocolError, match=r"redirects to this machine .*from elsewhere this is not") as caught:
+            ws.load(f"http://models.test{MODEL}", framework="numpy", storage_options=options())
+        assert (caught.value.source, caught.value.status) == (f"http://models.test{MODEL}", 302)
+        assert "signatureOfTheTests" not in str(caught.value)
+        assert len(server.requests) == 1
+        assert cdn.connections == 0
+
+
+def test_a_proxy_on_this_machine_is_not_where_it_leads(
+    remote_model: Model, cdn: ScriptedServer, elsewhere: Proxy
+) -> None:
+    with ScriptedServer({}) as server:
+        elsewhere.names["models.test:80"] = server.origin.partition("//")[2]
+        elsewhere.names["cdn.test:80"] = cdn.origin.partition("//")[2]
+        server.always(Redirect(f"http://cdn.test{MODEL}"))
+        assert len(ws.load(f"http://models.test{MODEL}", framework="numpy", storage_options=options())) == len(
+            remote_model.tensors
+        )
 
 
 def test_never_from_https_to_http(remote_model: Model, cdn: ScriptedServer, authority: Authority) -> None:

@@ -55,6 +55,7 @@ def test_a_repository_by_its_index(hub: Hub, files: dict[str, bytes]) -> None:
         assert read(source) == files[name]
         assert remote(source).size == len(files[name])
         assert remote(source).access.url.startswith(hub.cdn.origin)
+        assert remote(source).access.redirected_by == hub.api.origin  # the core follows no more than of any redirect
         assert remote(source).access.expires_at == pytest.approx(time.time() + 3600, abs=60)
         assert "Signature" not in repr(source)
 
@@ -207,6 +208,23 @@ def test_a_hub_of_a_private_ca(authority: Authority, environment: pytest.MonkeyP
         environment.setenv("SSL_CERT_FILE", str(authority.bundle))
         with pytest.raises(ws.NotFoundError, match="no such repository"):
             resolve(f"hf://{REPO}", {"endpoint": server.origin})
+
+
+def test_a_hub_that_leads_out_of_tls(authority: Authority, environment: pytest.MonkeyPatch) -> None:
+    """Where its files are is said by a redirect, which the package asks for and the core is to follow."""
+    import huggingface_hub
+
+    def answer(request: Any) -> Any:
+        if "/resolve/" in request.path:
+            return plain(302, "", {"Location": cdn.url(), "X-Linked-Size": "3", "X-Repo-Commit": "a" * 40})
+        return plain(200, json.dumps({"id": REPO, "sha": "a" * 40}), {"Content-Type": "application/json"})
+
+    with ScriptedServer(b"abc") as cdn, ScriptedServer(answer, tls=authority.context()) as server:
+        huggingface_hub.close_session()  # as if the program started anew
+        environment.setenv("SSL_CERT_FILE", str(authority.bundle))
+        with pytest.raises(ws.ProtocolError, match="redirects from https to plain http; this is not followed"):
+            ws.load(f"hf://{REPO}/model.safetensors", framework="numpy", storage_options={"endpoint": server.origin})
+        assert cdn.requests == []
 
 
 def test_a_token_does_not_go_unencrypted() -> None:

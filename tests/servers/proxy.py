@@ -15,10 +15,18 @@ _PATIENCE = 30
 
 @dataclass
 class Proxy:
-    """Serves on loopback within a `with`. `credentials` are "user:password"; `refuses` is a status for all."""
+    """Serves on loopback within a `with`.
+
+    Attributes:
+        credentials: "user:password".
+        refuses: a status for all.
+        names: where a "host:port" that only this proxy knows really is, as "host:port".
+
+    """
 
     credentials: str | None = None
     refuses: int | None = None
+    names: dict[str, str] = field(default_factory=dict)
     tunnels: list[str] = field(default_factory=list)  # host:port, one for each connection that asked
     requests: list[str] = field(default_factory=list)  # heads as they came
 
@@ -72,7 +80,7 @@ class Proxy:
                 client.sendall(f"HTTP/1.1 {refuses} As Scripted\r\nContent-Length: 0\r\n\r\n".encode())
                 return
             self.tunnels.append(target)
-            host, _, port = target.rpartition(":")
+            host, _, port = self.names.get(target, target).rpartition(":")
             with socket.create_connection((host, int(port)), _PATIENCE) as server:
                 self._open.append(server)
                 client.sendall(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n")

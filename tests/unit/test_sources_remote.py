@@ -165,12 +165,13 @@ def test_a_url_to_print(url: str, shown: str) -> None:
 
 
 def test_what_the_core_gets(fake_core: FakeCore) -> None:
-    access = Access("https://host/a?sig=1", {"X-Token": "t"}, 12.5)
+    access = Access("https://host/a?sig=1", {"X-Token": "t"}, 12.5, "https://hub/b")
     renewals = object()
     transport = Transport.of({"http": {"deadline": 9}})
     made = RemoteSource("https://host/a", access, 7, '"e"', lambda: access, transport).core(renewals)
     assert (made.name, made.url, made.headers) == ("https://host/a", "https://host/a?sig=1", [("X-Token", "t")])
     assert (made.size, made.etag, made.expires_at, made.renewals) == (7, '"e"', 12.5, renewals)
+    assert made.redirected_by == "https://hub/b"
     assert made.options == {"verify": True, "allow_plain_http": False, "deadline": 9.0}
     assert RemoteSource("https://host/a", access).core(renewals).renewals is None  # it cannot be renewed
 

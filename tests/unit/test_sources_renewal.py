@@ -31,7 +31,7 @@ def test_it_answers_who_asks(fake_core: FakeCore) -> None:
     made = iter(range(10))
 
     def renew() -> Access:
-        return Access(f"https://host/b?n={next(made)}", {"A": "b"}, 5.0)
+        return Access(f"https://host/b?n={next(made)}", {"A": "b"}, 5.0, "https://hub")
 
     sources = [
         RemoteSource("a", Access("https://host/a")),
@@ -44,8 +44,8 @@ def test_it_answers_who_asks(fake_core: FakeCore) -> None:
         assert (a.renewals, c) == (None, b"/c")
         for one in (b, b, b2):
             ask(one)
-        assert b.renewed == [(f"https://host/b?n={n}", [("A", "b")], 5.0) for n in range(2)]
-        assert b2.renewed == [("https://host/other", [], None)]
+        assert b.renewed == [(f"https://host/b?n={n}", [("A", "b")], 5.0, "https://hub") for n in range(2)]
+        assert b2.renewed == [("https://host/other", [], None, None)]
         assert threads() == ["weightstream-renew"]
     assert threads() == []
 

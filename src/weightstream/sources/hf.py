@@ -181,7 +181,8 @@ class HubStore(Store):
                 headers = {name: value for name, value in sent.items() if name.lower() == "authorization"}
         except Exception as error:
             raise _translated(error, self.name(key), self._api.endpoint) from None
-        return Access(found.location, headers, _expiry(found.location)), found.size
+        redirected_by = None if found.location == url else self._api.endpoint
+        return Access(found.location, headers, _expiry(found.location), redirected_by), found.size
 
 
 class _Snapshot(Store):

@@ -54,12 +54,14 @@ class Access:
         url: as it is requested.
         headers: sent with every request, to the origin of `url` only.
         expires_at: seconds since the epoch, or None when it does not end.
+        redirected_by: the URL of a server that redirected to `url`; what redirects must not do counts for it then.
 
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     expires_at: float | None = None
+    redirected_by: str | None = None
 
     def __repr__(self) -> str:
         return f"Access({printable(self.url)!r}, {len(self.headers)} headers, expires_at={self.expires_at})"
@@ -166,6 +168,7 @@ class RemoteSource:
             size=self.size,
             etag=self.etag,
             expires_at=self.access.expires_at,
+            redirected_by=self.access.redirected_by,
             renewals=None if self.renew is None else renewals,
             options=self.transport.options(),
         )

@@ -103,4 +103,4 @@ def _answer(asking: Any, renew: Callable[[], Access]) -> None:
         # A text that nobody translated may repeat a secret.
         asking.renewal_failed(f"its credentials could not be renewed: {type(error).__name__}")
     else:
-        asking.renew(access.url, list(access.headers.items()), access.expires_at)
+        asking.renew(access.url, list(access.headers.items()), access.expires_at, access.redirected_by)
