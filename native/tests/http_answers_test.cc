@@ -220,7 +220,7 @@ TEST_F(HttpRedirect, LinkLocalAddressesAreNotFollowed) {
 // The address that the connection has counts, not what the name looks like: this one is of a Hub that answers
 // elsewhere, and leads here.
 TEST_F(HttpRedirect, ThisMachineIsNotAskedForOthers) {
-  access_.redirected_by = "https://hub.example/";
+  access_.redirected_by = "http://hub.example/";
   const auto error = expect_error(*guarded(), ErrorCode::kProtocol, "redirects to this machine (http://127.0.0.1:");
   EXPECT_EQ(error.attempts, 1U);
   EXPECT_TRUE(server_->requests().empty());
@@ -228,7 +228,7 @@ TEST_F(HttpRedirect, ThisMachineIsNotAskedForOthers) {
   access_.redirected_by = "http://localhost:9/";
   expect_right(*guarded());
   server_->forget();
-  access_.redirected_by = "https://hub.example/";
+  access_.redirected_by = "http://hub.example/";
   expect_error(*guarded(), ErrorCode::kProtocol, "redirects to this machine");
   EXPECT_TRUE(server_->requests().empty()) << "nor by a connection that rests";
 }

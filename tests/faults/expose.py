@@ -16,6 +16,19 @@ import click.testing
 import weightstream as ws
 from weightstream.cli import main
 
+SDKS = (
+    "azure",
+    "boto3",
+    "botocore",
+    "google",
+    "httpcore",
+    "httpcore2",
+    "httpx",
+    "httpx2",
+    "huggingface_hub",
+    "urllib3",
+)
+
 
 def show(thing: Any) -> None:
     print(repr(thing), str(thing))
@@ -61,6 +74,8 @@ def run(way: str, location: str, options: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=1, stream=sys.stdout, format="%(name)s %(levelname)s %(message)s")
+    for sdk in SDKS:
+        logging.getLogger(sdk).setLevel(logging.WARNING)  # what they say below that is theirs, and documented
     for name, *what in json.loads(Path(sys.argv[1]).read_text()):
         print(f"### {name}", flush=True)
         run(*what)

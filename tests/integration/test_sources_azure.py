@@ -275,6 +275,19 @@ def test_what_the_service_answers(status: int, code: str, error: type[ws.Weights
     assert (caught.value.status, caught.value.service_code, caught.value.request_id) == (status, code, "R1")
 
 
+@pytest.mark.parametrize("location", ["az://models/llm/", "az://models/a.safetensors"])
+def test_no_redirect_is_followed(location: str) -> None:
+    """Whoever redirects is not the service, and may lead to a place that only this machine can ask."""
+    with ScriptedServer(lambda request: plain(200, "<x/>")) as other:
+        answer = plain(302, "", {"Location": other.url("/weights/models")})
+        with (
+            ScriptedServer(lambda request: answer) as server,
+            pytest.raises(ws.ProtocolError, match=r"it redirects.*account_url.*proxy .*302"),
+        ):
+            resolve(location, {"account_url": f"{server.origin}/weights", "account_key": KEY})
+        assert other.requests == []
+
+
 @pytest.mark.parametrize(
     ("status", "code", "error", "message"),
     [

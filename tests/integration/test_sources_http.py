@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,19 @@ def test_unused_server_answers_nothing() -> None:
     with ScriptedServer(lambda request: plain(200)) as server:
         resolve(f"{server.origin}/a.safetensors", {})
         assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "query", ["X-Amz-Signature=canary&x=y", "sv=1&sig=canary", "TOKEN=canary", "download=true", ""]
+)
+def test_signatures_over_plain_http_are_told(query: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They go where the URL says, as somebody wrote it so; but whoever listens may use them, too."""
+    host = f"host-of-{query.partition('=')[0].lower() or 'nothing'}.test"
+    with caplog.at_level(logging.WARNING, "weightstream"):
+        for url in (f"https://{host}/a?{query}", f"http://127.0.0.1/a?{query}"):
+            resolve(url, {})
+        assert caplog.messages == []
+        for _ in range(2):
+            resolve(f"http://{host}/a?{query}", {})
+        told = [f"http://{host}/: a signature or token in the query travels unencrypted"]
+        assert caplog.messages == (told if "canary" in query else [])

@@ -59,3 +59,23 @@ def gcs_server(folder: Path) -> Iterator[GcsServer]:
         server = GcsServer(url)
         server.make_bucket(BUCKET)
         yield server
+
+
+def account(folder: Path, origin: str) -> str:
+    """A key file of a service account, whose tokens the server of this origin gives at /token."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "account.json"
+    content = {
+        "type": "service_account",
+        "client_email": "reader@project.test",
+        "private_key": key.decode(),
+        "private_key_id": "1",
+        "token_uri": f"{origin}/token",
+    }
+    path.write_text(json.dumps(content))
+    return str(path)

@@ -45,8 +45,9 @@ _IGNORED = (
     f"; {_VARIABLES['connection_string'][0]} is set but not used, as it names an account of its own and the location "
     "or storage_options name one too: leave that out, or pass the string as storage_options={'connection_string': ...}"
 )
-# Two tries with these stay below 30 seconds; the SDK's own waits begin with 15.
-_CLIENT = {"connection_timeout": 5, "read_timeout": 8, "user_agent": "weightstream"}
+# Two tries with these stay below 30 seconds; the SDK's own waits begin with 15. The service redirects nobody, so who
+# does is somebody else, and might lead anywhere.
+_CLIENT = {"connection_timeout": 5, "read_timeout": 8, "user_agent": "weightstream", "permit_redirects": False}
 _RETRY = {"retry_total": 1, "initial_backoff": 1, "increment_base": 1, "random_jitter_range": 1}
 
 
@@ -268,7 +269,9 @@ class AzureStore(Store):
         container = f"container {self._client.container_name!r} at {self._endpoint}"
         what, hint = f"cannot {doing}: {container}", None
         denied = status in (401, 403) or code == "PublicAccessNotPermitted"
-        if self._anonymous and denied:
+        if 300 <= status < 400:
+            hint = "it redirects, as no Azure does: check account_url, and whether a proxy stands in between"
+        elif self._anonymous and denied:
             hint = "this container is not public, or a firewall refuses this network: leave out anonymous, and log in"
         elif self._anonymous and code in ("ContainerNotFound", "ResourceNotFound"):
             what = f"there is no {container}, or it is not public"

@@ -201,6 +201,8 @@ class GcsStore(Store):
         elif status == 403:
             action = "storage.objects.list" if doing == "list the bucket" else "storage.objects.get"
             hint = f"this identity needs {action}"
+        elif 300 <= status < 400:
+            hint = "it redirects, as no Cloud Storage does: check the endpoint, and whether a proxy stands in between"
         elif status == 400 and "requester pays" in said.message.lower():
             hint = "give storage_options={'user_project': PROJECT}"
         return failures.answered(

@@ -20,7 +20,7 @@ from .._errors import ConfigError
 from . import names
 from .description import Description
 from .index import INDEX_SUFFIX
-from .remote import Access, RemoteSource, Transport, guard_credentials, printable
+from .remote import Access, RemoteSource, Transport, guard_credentials, note_plain, printable
 from .store import Entry, Store
 
 OPTIONS = frozenset({"headers"})
@@ -28,6 +28,8 @@ OPTIONS = frozenset({"headers"})
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # What makes a query good for one object only, in lower case.
 _OF_ONE_OBJECT = frozenset({"x-amz-signature", "x-goog-signature", "signature", "versionid", "generation"})
+# What makes it a secret, in lower case.
+_SECRET = _OF_ONE_OBJECT - {"versionid", "generation"} | {"sig", "token", "access_token"}
 # Set per request by the core.
 _RESERVED = frozenset(
     {"range", "host", "if-match", "accept-encoding", "content-length", "transfer-encoding", "connection"}
@@ -70,6 +72,8 @@ def connect(root: str, options: Mapping[str, Any]) -> HttpStore:
     folder = urlunsplit((url.scheme, host, url.path, "", ""))
     if headers:
         guard_credentials(folder, transport, "the headers of a request")
+    if any(name.lower() in _SECRET for name, _ in parse_qsl(url.query)):
+        note_plain(folder, "a signature or token in the query travels")  # as it was asked for
     return HttpStore(folder, url.query, headers, transport)
 
 

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from .._errors import (
     AuthError,
@@ -102,6 +103,8 @@ def connect(root: str, options: Mapping[str, Any]) -> S3Store:
     except (exceptions.BotoCoreError, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
+        if isinstance(error, _login_errors(exceptions)):  # some chains are asked at once
+            raise _no_login(error, where) from None
         raise ConfigError(f"boto3 does not take these settings: {_text(error)}", source=where) from None
     return S3Store(root, session, client, lambda region: client_of(config, region_name=region), transport, options)
 
@@ -261,12 +264,23 @@ class S3Store(Store):
     def _endpoint(self) -> str:
         return printable(self._client.meta.endpoint_url)
 
+    def _endpoint_of(self, error: Any) -> str:
+        """Whom a request went to that met no answer: the endpoint, or a service that hands out credentials."""
+        asked = error.kwargs.get("endpoint_url")  # the URL of the request
+        url = urlsplit(str(asked))
+        host = url.hostname or ""
+        if not asked or host.startswith(f"{self._bucket}.") or url.path.split("/")[1:2] == [self._bucket]:
+            return self._endpoint()
+        return f"{url.scheme}://{host}, where credentials come from"
+
     def _translated(self, error: Exception, key: str, doing: str) -> WeightstreamError:
         if isinstance(error, WeightstreamError):
             return error
         exceptions = failures.sdk("botocore.exceptions", "s3", "s3")
         source = self.name(key)
         if isinstance(error, exceptions.ClientError):
+            if error.operation_name not in self._client.meta.service_model.operation_names:
+                return _login_refused(error, source)
             return self._refused(error.response, source, doing)
         if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
             return AuthError(
@@ -274,18 +288,13 @@ class S3Store(Store):
                 "`aws sso login`, or for a public bucket give storage_options={'anonymous': True}",
                 source=source,
             )
-        login = (
-            exceptions.CredentialRetrievalError,
-            exceptions.UnauthorizedSSOTokenError,
-            exceptions.SSOError,
-            exceptions.RefreshWithMFAUnsupportedError,
-            exceptions.MetadataRetrievalError,
-        )
-        if isinstance(error, login):
-            return AuthError(f"AWS credentials cannot be had ({type(error).__name__}); log in again", source=source)
+        if isinstance(error, _login_errors(exceptions)):
+            return _no_login(error, source)
         transport = (exceptions.HTTPClientError, exceptions.ConnectionError)
         if isinstance(error, transport):
-            return failures.unreachable(error, source=source, endpoint=self._endpoint(), trust=self._transport.trust)
+            return failures.unreachable(
+                error, source=source, endpoint=self._endpoint_of(error), trust=self._transport.trust
+            )
         if isinstance(error, RecursionError):  # botocore asks who redirects where the bucket is, and is redirected
             return ProtocolError(
                 f"cannot {doing}: {self._endpoint()} redirects without a region; {_NOT_S3}", source=source
@@ -339,6 +348,45 @@ class S3Store(Store):
             kind=kind,
             hint=hint,
         )
+
+
+def _login_errors(exceptions: Any) -> tuple[type[Exception], ...]:
+    """What botocore raises when it knows where credentials should come from, and gets none."""
+    return (
+        exceptions.CredentialRetrievalError,
+        exceptions.UnauthorizedSSOTokenError,
+        exceptions.SSOError,
+        exceptions.RefreshWithMFAUnsupportedError,
+        exceptions.MetadataRetrievalError,
+    )
+
+
+def _no_login(error: Exception, source: str) -> AuthError:
+    # Its text may repeat what a service or a program said.
+    return AuthError(
+        f"AWS credentials cannot be had ({type(error).__name__}); log in again, or check the role of this machine, "
+        "task or pod",
+        source=source,
+    )
+
+
+def _login_refused(error: Any, source: str) -> WeightstreamError:
+    """A service that hands out credentials, STS or the portal of SSO, has refused them."""
+    response, asked = error.response, str(error.operation_name)
+    meta = response.get("ResponseMetadata", {})
+    status = int(meta.get("HTTPStatusCode") or 0)
+    hint = "check the role and its trust policy, and who asks for it"
+    if asked == "GetRoleCredentials":
+        hint = "log in again (`aws sso login`), and check the account and the role of the profile"
+    return failures.answered(
+        status,
+        f"AWS credentials cannot be had: {asked} was refused",
+        source=source,
+        code=str(response.get("Error", {}).get("Code") or "") or None,
+        request_id=meta.get("RequestId"),
+        kind=AuthError if status < 500 and status != 429 else None,
+        hint=hint,
+    )
 
 
 def _is_of_s3(response: Mapping[str, Any]) -> bool:
