@@ -65,7 +65,7 @@ constexpr std::array kKnown = {
 std::string describe_cufile_status(CuFileStatus status) {
   const auto* known = std::find_if(kKnown.begin(), kKnown.end(),
                                    [&](const Known& candidate) { return candidate.status == status.error; });
-  const std::string number = "(" + std::to_string(status.error) + ")";
+  const std::string number = std::string("(").append(std::to_string(status.error)).append(")");
   std::string text = known != kKnown.end() ? std::string(known->name) + " " + number + ": " + known->text
                                            : "an unknown cuFile error " + number;
   if (status.error == kCudaDriverError) text += " with CUDA error " + std::to_string(status.cuda_error);

@@ -118,7 +118,7 @@ AddressScope HttpConnection::find_scope() const {
   // Both families have the port in the same place. Another one than asked for is that of a proxy without a status
   // (SOCKS), as nothing else is between a URL and a socket.
   const auto port = ntohs(reinterpret_cast<const sockaddr_in&>(peer).sin_port);
-  if (!origin_.ends_with(":" + std::to_string(port))) return scope_of_host(origin_);
+  if (!origin_.ends_with(std::string(":").append(std::to_string(port)))) return scope_of_host(origin_);
   return scope_of(reinterpret_cast<const sockaddr&>(peer));
 }
 
