@@ -18,6 +18,7 @@ ALSO = {
     "ClosedError": ValueError,
     "ConfigError": ValueError,
     "DeviceError": RuntimeError,
+    "MismatchError": RuntimeError,
     "FormatError": ValueError,
     "NotFoundError": FileNotFoundError,
     "ProtocolError": Exception,
