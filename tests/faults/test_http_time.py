@@ -19,6 +19,7 @@ from processes import command, environment, wait_until
 from servers.actions import Body, Fin, Slow, Stall, Status
 from servers.loads import QUICK, Model, check_fails, check_loads, check_settled, every_request, heal, load, options
 from servers.messages import Object
+from servers.ports import bind_to_new_port
 from servers.scripted import Action, ScriptedServer
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -205,8 +206,7 @@ def test_a_deadline_bounds_what_is_tried_again(remote_model: Model, k: int, acti
 def unresponsive() -> Iterator[str]:
     """The origin of a server whose kernel drops what would open a connection: its queue is full."""
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
+        listener = stack.enter_context(bind_to_new_port())
         listener.listen(0)
         address = listener.getsockname()
         for _ in range(4):

@@ -17,6 +17,8 @@ from typing import NoReturn
 
 import pytest
 
+from servers.ports import bind_to_new_port
+
 SERVERS = Path(sys.prefix) / "servers"  # where scripts/test-servers.sh puts what is no Python package
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -39,10 +41,8 @@ def find_program(name: str, *places: Path) -> Path:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
+    sockets = [bind_to_new_port() for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:

@@ -26,6 +26,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from servers.messages import Headers, Object, Request, Response, plain
+from servers.ports import bind_to_new_port
 
 MODEL = "/model.safetensors"
 _MAX_REQUEST = 1 << 20
@@ -236,9 +237,12 @@ class ScriptedServer:
 
     @staticmethod
     def _listen(host: str, port: int) -> socket.socket:
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        if port == 0:
+            listener = bind_to_new_port(host)
+        else:
+            listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
         listener.listen(512)
         return listener
 
