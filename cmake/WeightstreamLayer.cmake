@@ -6,6 +6,9 @@
 
 function(weightstream_compile_options target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wconversion -Wnon-virtual-dtor -Wold-style-cast)
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    target_compile_options(${target} PRIVATE -Wno-sign-conversion)  # which is no part of GCC's -Wconversion
+  endif()
   if(WEIGHTSTREAM_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
@@ -14,6 +17,10 @@ function(weightstream_compile_options target)
     target_compile_options(${target} PUBLIC -fsanitize=${WEIGHTSTREAM_SANITIZE} -fno-sanitize-recover=all
                                             -fno-omit-frame-pointer -g1)
     target_link_options(${target} PUBLIC -fsanitize=${WEIGHTSTREAM_SANITIZE})
+    # Functions of C libraries, opened by name, carry no C++ types to compare with.
+    if(CMAKE_CXX_COMPILER_ID MATCHES "Clang" AND WEIGHTSTREAM_SANITIZE MATCHES "undefined")
+      target_compile_options(${target} PUBLIC -fno-sanitize=function)
+    endif()
   endif()
 endfunction()
 
