@@ -11,7 +11,9 @@ BENCH_ARGS ?= run all
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+ifndef SIDE_BY_SIDE
 .NOTPARALLEL:
+endif
 .DEFAULT_GOAL := help
 export PYTHON JOBS
 
@@ -37,8 +39,12 @@ setup: $(STAMPS)/package ## Install what is missing, make .venv and install weig
 demo: $(STAMPS)/package ## Stream a real and a made model, and compare them bit by bit
 	@$(BIN)/python scripts/demo.py
 
+# Unpacking packages and checking types occupies one core, and waits: compilers get the rest.
 .PHONY: test
-test: $(STAMPS)/system-test lint native-test fuzz-minute pytest ## Run every test: lint, C++ under sanitizers, a minute of fuzzing, pytest
+test: $(STAMPS)/build-tools $(STAMPS)/system-test ## Run every test: lint, C++ under sanitizers, a minute of fuzzing, pytest
+	@$(MAKE) --no-print-directory -j2 --output-sync=line SIDE_BY_SIDE=1 native-test lint $(STAMPS)/servers
+	@$(MAKE) --no-print-directory fuzz-minute
+	@$(MAKE) --no-print-directory pytest
 
 .PHONY: lint
 lint: $(STAMPS)/tools ## Run ruff, mypy --strict and clang-format
@@ -48,16 +54,16 @@ lint: $(STAMPS)/tools ## Run ruff, mypy --strict and clang-format
 	@$(STAGE) "clang-format" scripts/check-format.sh
 
 .PHONY: native-test
-native-test: $(STAMPS)/tools $(STAMPS)/system-test ## Run the core's C++ tests under ASan + UBSan and under TSan
+native-test: $(STAMPS)/build-tools $(STAMPS)/system-test ## Run the core's C++ tests under ASan + UBSan and under TSan
 	@$(STAGE) "C++ tests, ASan + UBSan" scripts/native-test.sh asan
 	@$(STAGE) "C++ tests, TSan" scripts/native-test.sh tsan
 
 .PHONY: fuzz
-fuzz: $(STAMPS)/tools $(STAMPS)/system-test ## Fuzz for an hour (FUZZ_SECONDS=3600)
+fuzz: $(STAMPS)/build-tools $(STAMPS)/system-test ## Fuzz for an hour (FUZZ_SECONDS=3600)
 	@$(STAGE) "fuzzers, $(FUZZ_SECONDS) s" scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: fuzz-minute
-fuzz-minute: $(STAMPS)/tools $(STAMPS)/system-test
+fuzz-minute: $(STAMPS)/build-tools $(STAMPS)/system-test
 	@$(STAGE) "fuzzers, 60 s" scripts/fuzz.sh 60
 
 .PHONY: pytest
@@ -78,7 +84,7 @@ format: $(STAMPS)/tools ## Format the Python and the C++ code
 	@find native -name '*.h' -o -name '*.cc' | xargs scripts/llvm.sh clang-format -i
 
 .PHONY: tidy
-tidy: $(STAMPS)/tools $(STAMPS)/system-test ## Run clang-tidy on the core
+tidy: $(STAMPS)/build-tools $(STAMPS)/system-test ## Run clang-tidy on the core
 	@scripts/native-test.sh asan --configure-only
 	@git ls-files 'native/*.cc' | grep -vE '^native/(bindings|fuzz)/' | \
 		xargs -P $(JOBS) -n 2 scripts/llvm.sh clang-tidy -p build/native/asan --quiet
@@ -103,11 +109,15 @@ $(STAMPS)/system-test: scripts/system-packages.sh scripts/llvm.sh $(STAMPS)/syst
 	@scripts/system-packages.sh test
 	@touch $@
 
-$(STAMPS)/tools: pyproject.toml scripts/install-tools.sh $(STAMPS)/system-build
-	@$(STAGE) "tools into $(VENV)" scripts/install-tools.sh $(BIN)/python
+$(STAMPS)/build-tools: pyproject.toml scripts/install-tools.sh $(STAMPS)/system-build
+	@$(STAGE) "tools for building into $(VENV)" scripts/install-tools.sh $(BIN)/python build
 	@touch $@
 
-$(STAMPS)/servers: pyproject.toml scripts/test-servers.sh scripts/system-packages.sh $(STAMPS)/tools
+$(STAMPS)/tools: $(STAMPS)/build-tools
+	@$(STAGE) "tools for testing into $(VENV)" scripts/install-tools.sh $(BIN)/python test
+	@touch $@
+
+$(STAMPS)/servers: pyproject.toml scripts/test-servers.sh scripts/system-packages.sh $(STAMPS)/tools $(STAMPS)/system-build
 	@$(STAGE) "servers for the tests" scripts/test-servers.sh $(BIN)/python
 	@touch $@
 

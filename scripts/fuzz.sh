@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the fuzzers in native/fuzz/ and runs them for so many seconds in all:
+# Builds the fuzzers in native/fuzz/ and runs them beside each other, for so many seconds of all together:
 #   scripts/fuzz.sh 60
 #
 # native/fuzz/NAME_fuzzer.cc starts from native/fuzz/corpus/NAME/ and uses NAME_fuzzer.dict if there is one. What it
@@ -27,19 +27,28 @@ cmake -S . -B "$build" -G Ninja --log-level=WARNING \
 }
 cmake --build "$build" -j "${JOBS:-$(nproc)}" --target "${fuzzers[@]}"
 
-for fuzzer in "${fuzzers[@]}"; do
-  learned=$build/learned/$fuzzer
-  log=$build/$fuzzer.log
-  mkdir -p "$learned"
-  options=(-max_total_time=$((seconds / ${#fuzzers[@]})) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
+run() {
+  local fuzzer=$1 learned=$build/learned/$1 log=$build/$1.log dictionary=native/fuzz/$1.dict
+  local options=(-max_total_time=$((seconds / ${#fuzzers[@]})) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
     -artifact_prefix="$build/findings/$fuzzer-")
-  dictionary=native/fuzz/$fuzzer.dict
   [ ! -f "$dictionary" ] || options+=(-dict="$dictionary")
+  mkdir -p "$learned"
   if "$build/native/fuzz/$fuzzer" "${options[@]}" "$learned" "native/fuzz/corpus/${fuzzer%_fuzzer}" >"$log" 2>&1; then
     echo "$fuzzer: $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") inputs, nothing found"
   else
     tail -n 60 "$log" >&2
     echo "error: $fuzzer found something; the input lies in $build/findings/" >&2
-    exit 1
+    return 1
   fi
+}
+
+running=()
+for fuzzer in "${fuzzers[@]}"; do
+  run "$fuzzer" &
+  running+=($!)
 done
+status=0
+for one in "${running[@]}"; do
+  wait "$one" || status=1
+done
+exit $status
