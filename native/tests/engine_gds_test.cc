@@ -251,6 +251,21 @@ TEST_P(EngineGds, FallsBackForOneFileThatIsRefused) {
   EXPECT_GT(fake.counts().copies, 0U) << "the other file goes through slots";
 }
 
+// Both look for the end of the same kernels: who copies memory that is not pinned, and who reads past it.
+TEST_P(EngineGds, ReadsBesideCopiesOfMemoryThatIsNotPinned) {
+  fake.set_register_limit(0);
+  for (const std::uint32_t refused : {1, 2}) {
+    fake.fail("cuFileHandleRegister", refused, 5008, 0);
+    auto stream = start_stream(options_for_gds());
+    ASSERT_TRUE(stream.ok()) << stream.error().message;
+    // All of it belongs to one order.
+    expect_all(consume_on_device(**stream, {.at_a_time = 64 * kMiB, .kernel_us = 3000}));
+    EXPECT_STREQ(fake.violation(), "");
+    EXPECT_GT(bytes_by(**stream, ReaderKind::kGds), 0U);
+    EXPECT_GT(fake.counts().pageable_copies, 0U);
+  }
+}
+
 TEST_P(EngineGds, PathThatIsNotAbsoluteIsAnError) {
   auto options = options_for_gds();
   options.device->cufile = [] { return CuFile::open("libcufile.so.0"); };
