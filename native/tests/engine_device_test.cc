@@ -263,7 +263,7 @@ TEST_P(EngineDevice, ClosingOutlivesAQueryThatFails) {
 TEST_P(EngineDevice, WhoClosesSecondWaitsForTheFirst) {
   auto stream = start_stream(options_for_device(1, 2 * kMiB));
   ASSERT_TRUE(stream.ok());
-  ASSERT_TRUE(top_up(**stream, {.kernel_us = 60'000}));
+  ASSERT_TRUE(top_up(**stream, {.kernel_us = 5'000}));
   ASSERT_TRUE(testing::eventually([&] { return fake.calls(copy_call()) > 0; }));
   std::thread first([&] { (*stream)->close(); });
   (*stream)->close();
