@@ -27,6 +27,7 @@
 #include "bindings/errors.h"
 #include "bindings/host_tensor.h"
 #include "bindings/log_lines.h"
+#include "bindings/python_owner.h"
 #include "device/accelerator.h"
 #include "device/driver.h"
 #include "engine/checkpoint.h"
@@ -427,6 +428,8 @@ void bind_stream(nb::module_& module) {
                 vendor == "hip" ? Vendor::kHip : Vendor::kCuda, ordinal, limit, packed, {dlpack.first, dlpack.second}};
           },
           nb::kw_only(), nb::arg("vendor"), nb::arg("ordinal"), nb::arg("limit"), nb::arg("packed"), nb::arg("dlpack"));
+  PythonOwner::watch_forks();
+  module.def("interpreter_ends", &PythonOwner::interpreter_ends);
   module.def("release_pinned_memory", [] {
     if (!device_was_used()) return;
     const nb::gil_scoped_release release;

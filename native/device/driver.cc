@@ -37,7 +37,7 @@ const VendorTraits& traits(Vendor vendor) {
       .library_variable = "WEIGHTSTREAM_HIP_DRIVER",
       .visible_by = "HIP_VISIBLE_DEVICES",
       .libraries = {"libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5", "libamdhip64.so"},
-      .oldest = "ROCm 5.0",
+      .oldest = "ROCm 5.2",
       .install = "install ROCm; a container needs /dev/kfd and /dev/dri (`docker run --device`)"};
   return vendor == Vendor::kCuda ? cuda : hip;
 }

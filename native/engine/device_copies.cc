@@ -15,6 +15,11 @@ namespace {
 // today, and many are under way at a time. Less often while nothing ends.
 constexpr auto kFirstLook = std::chrono::microseconds(100);
 constexpr auto kLongestLook = std::chrono::microseconds(1000);
+// Pieces that are queued at a time. Each may bring a wait and an event, and all of them together have to be less than
+// what a stream holds. It takes the device longer to run so many than it takes the thread to come back.
+constexpr std::size_t kMostQueued = 256;
+// Those of one event: while the device runs some, others are queued.
+constexpr std::size_t kMostInAPart = 64;
 // How long a close waits for copies that are under way. Those that take longer wait for a kernel of somebody.
 constexpr auto kPatience = std::chrono::milliseconds(100);
 
@@ -71,7 +76,7 @@ void DeviceCopies::run() {
     const bool woken = std::exchange(woken_, false);
     const bool looks = std::exchange(looks_, false);
     lock.unlock();
-    for (auto& copy : added) waiting_.push_back(std::move(copy));
+    for (auto& copy : added) wait_in_parts(std::move(copy));
     added.clear();
     const bool progress = submit_all() || woken || looks;
     const bool reaped = failed_ ? false : reap();
@@ -81,6 +86,15 @@ void DeviceCopies::run() {
     pause = progress || reaped || reached ? kFirstLook : std::min(2 * pause, kLongestLook);
     lock.lock();
   }
+}
+
+void DeviceCopies::wait_in_parts(DeviceCopy copy) {
+  auto from = copy.pieces.begin();
+  for (; copy.pieces.end() - from > static_cast<std::ptrdiff_t>(kMostInAPart); from += kMostInAPart) {
+    waiting_.push_back({.read = copy.read, .slot = copy.slot, .pieces = {from, from + kMostInAPart}, .last = false});
+  }
+  copy.pieces.erase(copy.pieces.begin(), from);
+  waiting_.push_back(std::move(copy));
 }
 
 void DeviceCopies::fail(std::uint32_t read, Error error) {
@@ -95,6 +109,7 @@ void DeviceCopies::drop_ended() {
   if (!accelerator_->lost() && !(idle && *idle)) return;
   under_way_.clear();
   unknown_.clear();
+  queued_ = 0;
 }
 
 // Whether there was anything to submit.
@@ -110,7 +125,9 @@ bool DeviceCopies::submit_all() {
 }
 
 bool DeviceCopies::may_submit(const DeviceCopy& copy) {
-  if (failed_ || copy.slot.pinned()) return true;
+  if (failed_) return true;
+  if (under_way() && queued_ + copy.pieces.size() > kMostQueued) return false;
+  if (copy.slot.pinned()) return true;
   if (under_way()) return false;
   for (const auto& piece : copy.pieces) {
     auto now = orders_.reached_now(piece.order);
@@ -128,6 +145,7 @@ void DeviceCopies::submit(DeviceCopy copy) {
   auto event = new_event();
   auto queued = event ? queue(copy, *event) : Status(event.error());
   if (queued) {
+    queued_ += copy.pieces.size();
     under_way_.push_back({std::move(copy), std::move(*event)});
     return;
   }
@@ -163,9 +181,11 @@ bool DeviceCopies::reap() {
     }
     if (!*reached) break;
     any = true;
+    const bool last = under_way_.front().copy.last;
+    queued_ -= under_way_.front().copy.pieces.size();
     spare_events_.push_back(std::move(under_way_.front().event));
     under_way_.pop_front();  // drops the slot
-    owner_.landed(read);
+    if (last) owner_.landed(read);
   }
   return any;
 }

@@ -2,6 +2,10 @@
 // which it arrives, and each slot goes back when the copies out of it have ended. A thread submits them and looks for
 // their events.
 //
+// A stream of the device holds about a thousand pieces of work; the driver waits, inside the call that queues one more,
+// for whatever runs before. So fewer are queued at a time: the thread has other things to see to, and has to end when
+// it is told to.
+//
 // A copy out of memory that is not pinned makes the thread wait until the driver has read it, and that for whatever is
 // queued before. So it is queued when nothing is, and copies behind it wait here, where a close does not wait for them.
 //
@@ -40,6 +44,7 @@ struct DeviceCopy {
   std::uint32_t read = 0;
   Slot slot;
   std::vector<Piece> pieces;
+  bool last = true;  // no other copy of this read follows
 };
 
 class DeviceCopies {
@@ -84,6 +89,7 @@ class DeviceCopies {
   void run();
   void fail(std::uint32_t read, Error error);
   void drop_ended();
+  void wait_in_parts(DeviceCopy copy);
   bool submit_all();
   bool may_submit(const DeviceCopy& copy);
   void submit(DeviceCopy copy);
@@ -102,6 +108,7 @@ class DeviceCopies {
   std::deque<DeviceCopy> waiting_;  // to be submitted, in order
   std::deque<UnderWay> under_way_;  // oldest first, which also ends first
   std::vector<DeviceCopy> unknown_;  // without an event, because of a failure
+  std::size_t queued_ = 0;  // pieces that are under way
   bool failed_ = false;
   std::vector<DeviceEvent> spare_events_;
 

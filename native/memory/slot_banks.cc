@@ -16,6 +16,11 @@ SlotStep::SlotStep(StagingMemory its_memory, SlotBank& its_bank, std::uint64_t s
   }
 }
 
+void SlotBank::try_to_pin_again() {
+  // While it grows, by memory that is not pinned, it has some soon.
+  if (steps.empty() && !grows) not_pinned.reset();
+}
+
 std::shared_ptr<SlotBank> SlotBanks::open(const std::string& device, const std::shared_ptr<Pinner>& pinner) {
   auto& bank = banks_[device];
   if (!bank) bank = std::make_shared<SlotBank>(pinner);
@@ -26,7 +31,7 @@ void SlotBanks::add(SlotAccount& account) {
   accounts_.push_back(&account);
   auto& bank = *account.bank;
   bank.refused.reset();  // what was refused to another may be granted now
-  if (bank.steps.empty()) bank.not_pinned.reset();
+  bank.try_to_pin_again();
   if (bank.free == 0) bank.grows_ahead = true;
 }
 
@@ -239,7 +244,7 @@ SlotBanks::Steps SlotBanks::take_idle(Clock::time_point idle_since) {
       leaving_ += step.size();
       taken.push_back(std::move(steps[at]));
       steps.erase(steps.begin() + static_cast<std::ptrdiff_t>(at));
-      if (steps.empty()) bank->not_pinned.reset();
+      bank->try_to_pin_again();
     }
   }
   return taken;

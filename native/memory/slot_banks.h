@@ -53,6 +53,8 @@ struct SlotStep {
 
 struct SlotBank {
   explicit SlotBank(std::shared_ptr<Pinner> its_pinner) : pinner(std::move(its_pinner)) {}
+  // If it has none of the memory that could not be.
+  void try_to_pin_again();
 
   const std::shared_ptr<Pinner> pinner;
   std::vector<std::unique_ptr<SlotStep>> steps;

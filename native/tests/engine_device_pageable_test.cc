@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <thread>
 
 #include "device_stream_harness.h"
 
@@ -75,6 +76,22 @@ TEST_P(EngineDevicePageable, ClosingDoesNotWaitForKernelsOfOthers) {
   EXPECT_LT(Stream::Clock::now() - begin, std::chrono::milliseconds(1400));
   EXPECT_EQ(slots_->stats().slots_in_use, 0U) << "nothing reads them";
   EXPECT_EQ(fake.counts().pageable_copies, 0U);
+}
+
+// Nor for the copies before: a second one, queued at once, would keep the thread in the driver until the first ends.
+TEST_P(EngineDevicePageable, ClosingDoesNotWaitForTheCopiesBefore) {
+  checkpoint_ = testing::make_checkpoint(folder_, {{24 * kMiB, 8 * kMiB}});
+  fake.set_timing(1'600'000, 0, 0);  // and half of that at least
+  auto stream = start_stream(options_for_device(2));
+  ASSERT_TRUE(stream.ok());
+  ASSERT_TRUE(top_up(**stream, {.at_a_time = 64 * kMiB, .kernel_us = 0}));
+  ASSERT_TRUE(eventually([&] { return fake.counts().pageable_copies > 0 && (*stream)->stats().reads > 1; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));  // until the second is there, too
+  const auto begin = Stream::Clock::now();
+  (*stream)->close();
+  EXPECT_LT(Stream::Clock::now() - begin, std::chrono::milliseconds(600));
+  EXPECT_EQ(fake.counts().pageable_copies, 1U);
+  EXPECT_TRUE(eventually([&] { return slots_->stats().slots_in_use == 0; }));
 }
 
 TEST_P(EngineDevicePageable, CanBeClosedAtAnyItem) {

@@ -210,6 +210,40 @@ TEST_P(EngineDevice, ClosingDoesNotWaitForKernelsOfOthers) {
   EXPECT_TRUE(testing::eventually([&] { return freed.load(); }));
 }
 
+// More copies than a stream of the device holds: the driver waits inside the call that queues one too many.
+TEST_P(EngineDevice, ClosingDoesNotWaitForKernelsOfOthersBeforeManyCopies) {
+  checkpoint_ = testing::make_checkpoint(folder_, {std::vector<std::uint64_t>(3000, 521), {9 * kMiB}});
+  for (const bool pinned : {true, false}) {
+    fake.set_register_limit(pinned ? UINT64_MAX : 0);
+    auto stream = start_stream(options_for_device(2));
+    ASSERT_TRUE(stream.ok());
+    const auto before = fake.calls(copy_call());
+    ASSERT_TRUE(top_up(**stream, {.kernel_us = 1'500'000}));
+    ASSERT_TRUE(
+        testing::eventually([&] { return pinned ? fake.calls(copy_call()) > before : (*stream)->stats().reads > 0; }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until as many are queued as will be
+    const auto begin = Stream::Clock::now();
+    (*stream)->close();
+    EXPECT_LT(Stream::Clock::now() - begin, std::chrono::milliseconds(1200));
+    EXPECT_TRUE(testing::eventually([&] { return slots_->stats().slots_in_use == 0; }));
+    free_memory();
+    slots_->release_idle();
+  }
+}
+
+TEST_P(EngineDevice, ManySmallCopiesArriveBehindKernelsOfOthers) {
+  checkpoint_ = testing::make_checkpoint(folder_, {std::vector<std::uint64_t>(3000, 521), {9 * kMiB}});
+  for (const bool pinned : {true, false}) {
+    fake.set_register_limit(pinned ? UINT64_MAX : 0);
+    fake.set_timing(10, 0, 10);
+    auto stream = start_stream(options_for_device(2));
+    ASSERT_TRUE(stream.ok());
+    expect_all(consume_on_device(**stream, {.kernel_us = 20'000}));
+    (*stream)->close();
+    slots_->release_idle();
+  }
+}
+
 TEST_P(EngineDevice, ClosingOutlivesAQueryThatFails) {
   for (int failures = 1; failures <= 3; ++failures) {
     auto stream = start_stream(options_for_device(2, 2 * kMiB));
@@ -229,7 +263,7 @@ TEST_P(EngineDevice, ClosingOutlivesAQueryThatFails) {
 TEST_P(EngineDevice, WhoClosesSecondWaitsForTheFirst) {
   auto stream = start_stream(options_for_device(1, 2 * kMiB));
   ASSERT_TRUE(stream.ok());
-  ASSERT_TRUE(top_up(**stream, {.kernel_us = 60'000}));
+  ASSERT_TRUE(top_up(**stream, {.kernel_us = 5'000}));
   ASSERT_TRUE(testing::eventually([&] { return fake.calls(copy_call()) > 0; }));
   std::thread first([&] { (*stream)->close(); });
   (*stream)->close();

@@ -251,6 +251,27 @@ TEST_P(EngineGds, FallsBackForOneFileThatIsRefused) {
   EXPECT_GT(fake.counts().copies, 0U) << "the other file goes through slots";
 }
 
+// Copies of one file, pinned or not, and reads of the other wait for the same kernels, each in its own way: what the
+// one has done about it must not pass for the other's.
+TEST_P(EngineGds, ReadsBesideCopiesThatWaitForTheSameKernels) {
+  for (const bool pinned : {true, false}) {
+    for (const std::uint32_t refused : {1, 2}) {
+      SCOPED_TRACE(std::string(pinned ? "pinned" : "pageable") + ", without file " + std::to_string(refused));
+      slots_->release_idle();
+      fake.set_register_limit(pinned ? UINT64_MAX : 0);
+      fake.fail("cuFileHandleRegister", refused, 5008, 0);
+      auto options = options_for_gds();
+      options.memory_limit = 32 * Slot::kBytes;  // all of it is read before the kernels end
+      auto stream = start_stream(options);
+      ASSERT_TRUE(stream.ok()) << stream.error().message;
+      expect_all(consume_on_device(**stream, {.at_a_time = 64 * kMiB, .kernel_us = 4000}));
+      EXPECT_STREQ(fake.violation(), "");
+      EXPECT_GT(bytes_by(**stream, ReaderKind::kGds), 0U);
+      EXPECT_EQ(fake.counts().pageable_copies > 0, !pinned);
+    }
+  }
+}
+
 TEST_P(EngineGds, PathThatIsNotAbsoluteIsAnError) {
   auto options = options_for_gds();
   options.device->cufile = [] { return CuFile::open("libcufile.so.0"); };

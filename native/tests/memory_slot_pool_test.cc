@@ -331,5 +331,38 @@ TEST_F(SlotPoolTest, DevicesGetOnUnderThreads) {
   EXPECT_EQ(stats.slots_in_use, 0U);
 }
 
+// Somebody joins, or memory goes, while a step that is not pinned is on its way: what follows is not pinned either, and
+// the reason stays known.
+TEST(SlotBanks, KeepToMemoryThatIsNotPinnedWhileTheyGrow) {
+  const auto pinner = std::make_shared<FakePinner>();
+  SlotBanks banks;
+  const auto bank = banks.open("cuda:0", pinner);
+  const auto join = [&] {
+    auto account = std::make_shared<SlotAccount>();
+    account->bank = bank;
+    account->most = 8;
+    banks.add(*account);
+    return account;
+  };
+  const auto first = join();
+  const Error refused{.code = ErrorCode::kDevice, .message = "no more pages to lock"};
+  banks.end_growth(*bank, banks.begin_growth(*bank), refused, true);
+  ASSERT_TRUE(bank->not_pinned.has_value());
+  const auto slots = banks.begin_growth(*bank);
+  const auto second = join();
+  EXPECT_TRUE(bank->not_pinned.has_value());
+  auto memory = StagingMemory::pageable(*pinner, slots * kSlot);
+  ASSERT_TRUE(memory.ok());
+  banks.end_growth(*bank, slots, std::make_unique<SlotStep>(std::move(*memory), *bank, slots, kSlot));
+  const auto more = banks.begin_growth(*bank);
+  const auto idle = banks.take_idle(SlotBanks::Clock::time_point::max());
+  ASSERT_EQ(idle.size(), 1U);
+  banks.let_go(slots, 0);
+  EXPECT_TRUE(bank->not_pinned.has_value());
+  banks.end_growth(*bank, more, refused);
+  const auto third = join();
+  EXPECT_FALSE(bank->not_pinned.has_value()) << "it is tried again";
+}
+
 }  // namespace
 }  // namespace weightstream

@@ -128,6 +128,9 @@ class HostTensor:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+def interpreter_ends() -> None:
+    """From now on threads of the core leave alone what they own of Python's. Waits for those that drop something."""
+
 def release_pinned_memory() -> None:
     """Unpins what no stream uses; does nothing where no device was used."""
 

@@ -83,7 +83,9 @@ def _close_open_streams() -> None:
     # Core threads must be gone before the interpreter takes its modules apart.
     for stream in list(_open_streams):
         stream.close()
-    # And its memory unpinned while the driver is well: it ends with the process, too.
+    # Copies may end later still, and with them what their memory belongs to.
+    _core.interpreter_ends()
+    # And the pool's memory is unpinned while the driver is well: it ends with the process, too.
     _core.release_pinned_memory()
 
 

@@ -172,7 +172,7 @@ FAKE_EXPORT int cuStreamDestroy_v2(void* stream) {
 
 FAKE_EXPORT int cuStreamWaitEvent(void* stream, void* event, unsigned /*flags*/) {
   return call("cuStreamWaitEvent", Needs::kContext,
-              [&](Lock&) { return machine().wait(stream, event, *fake::current_context()); });
+              [&](Lock& lock) { return machine().wait(lock, stream, event, *fake::current_context()); });
 }
 
 FAKE_EXPORT int cuStreamQuery(void* stream) {
@@ -191,7 +191,7 @@ FAKE_EXPORT int cuEventDestroy_v2(void* event) {
 
 FAKE_EXPORT int cuEventRecord(void* event, void* stream) {
   return call("cuEventRecord", Needs::kContext,
-              [&](Lock&) { return machine().record(event, stream, *fake::current_context()); });
+              [&](Lock& lock) { return machine().record(lock, event, stream, *fake::current_context()); });
 }
 
 FAKE_EXPORT int cuEventQuery(void* event) {

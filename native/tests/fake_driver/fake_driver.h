@@ -5,6 +5,7 @@
 //   - "device memory" is host memory of an allocator here; an address outside an allocation loses the context,
 //   - a copy runs later, behind the caller, and reads its source then: using the source again too early shows,
 //   - a copy out of memory that is not registered is synchronous, as for pageable memory,
+//   - a stream holds a thousand pieces of work: a call that queues another waits until one of them is done,
 //   - inside a stream work runs in order; between streams in an order drawn from the seed. One thread plays them all:
 //     with a thread for each, the order would be the scheduler's,
 //   - events complete late; a stream waits for an event as it was when the wait was queued,

@@ -133,7 +133,7 @@ FAKE_EXPORT int hipStreamDestroy(void* stream) {
 
 FAKE_EXPORT int hipStreamWaitEvent(void* stream, void* event, unsigned /*flags*/) {
   return call("hipStreamWaitEvent", Needs::kContext,
-              [&](Lock&) { return machine().wait(stream, event, *fake::current_context()); });
+              [&](Lock& lock) { return machine().wait(lock, stream, event, *fake::current_context()); });
 }
 
 FAKE_EXPORT int hipStreamQuery(void* stream) {
@@ -152,7 +152,7 @@ FAKE_EXPORT int hipEventDestroy(void* event) {
 
 FAKE_EXPORT int hipEventRecord(void* event, void* stream) {
   return call("hipEventRecord", Needs::kContext,
-              [&](Lock&) { return machine().record(event, stream, *fake::current_context()); });
+              [&](Lock& lock) { return machine().record(lock, event, stream, *fake::current_context()); });
 }
 
 FAKE_EXPORT int hipEventQuery(void* event) {

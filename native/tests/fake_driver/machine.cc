@@ -10,6 +10,9 @@
 namespace fake {
 namespace {
 
+// What a stream holds of work that has not run.
+constexpr std::size_t kMostQueued = 1000;
+
 thread_local int capture_mode_of_thread = kCaptureGlobal;
 
 void* handle_of(const void* object) { return const_cast<void*>(object); }
@@ -195,19 +198,26 @@ int Machine::query_event(void* handle) {
   return event->mark == nullptr || event->mark->done ? kSuccess : kNotReady;
 }
 
-int Machine::record(void* handle, void* stream, Context& context) {
+int Machine::wait_for_room(std::unique_lock<std::mutex>& lock, const Stream& stream) {
+  changed_.wait(lock, [&] { return stream.queue.size() < kMostQueued || stream.context->lost != kSuccess; });
+  return stream.context->lost;
+}
+
+int Machine::record(std::unique_lock<std::mutex>& lock, void* handle, void* stream, Context& context) {
   Stream* on = find_stream(stream, context);
   Event* event = find_event(handle);
   if (on == nullptr || event == nullptr || event->context != on->context) return kInvalidHandle;
+  if (const int lost = wait_for_room(lock, *on); lost != kSuccess) return lost;
   event->mark = std::make_shared<Mark>();
   enqueue(*on, {.kind = Operation::Kind::kRecord, .mark = event->mark, .duration = event_latency});
   return kSuccess;
 }
 
-int Machine::wait(void* stream, void* handle, Context& context) {
+int Machine::wait(std::unique_lock<std::mutex>& lock, void* stream, void* handle, Context& context) {
   Stream* on = find_stream(stream, context);
   const Event* event = find_event(handle);
   if (on == nullptr || event == nullptr) return kInvalidHandle;
+  if (const int lost = wait_for_room(lock, *on); lost != kSuccess) return lost;
   if (event->mark != nullptr) enqueue(*on, {.kind = Operation::Kind::kWait, .mark = event->mark});
   return kSuccess;
 }
@@ -251,6 +261,7 @@ int Machine::copy(std::unique_lock<std::mutex>& lock, std::uint64_t to, const vo
                   void* stream, Context& context) {
   Stream* on = find_stream(stream, context);
   if (on == nullptr) return kInvalidHandle;
+  if (const int lost = wait_for_room(lock, *on); lost != kSuccess) return lost;
   Operation copy{.kind = Operation::Kind::kCopy, .to = to, .bytes = bytes, .from = static_cast<const std::byte*>(from)};
   bool partly = false;
   if (!registered(copy.from, bytes, &partly)) {

@@ -163,8 +163,8 @@ class Machine {
   int create_event(Context& context, void** event);
   int destroy_event(void* handle);
   int query_event(void* handle);
-  int record(void* event, void* stream, Context& context);
-  int wait(void* stream, void* event, Context& context);
+  int record(std::unique_lock<std::mutex>& lock, void* event, void* stream, Context& context);
+  int wait(std::unique_lock<std::mutex>& lock, void* stream, void* event, Context& context);
   int register_host(void* at, std::uint64_t bytes);
   int unregister_host(void* at);
   int copy(std::unique_lock<std::mutex>& lock, std::uint64_t to, const void* from, std::uint64_t bytes, void* stream,
@@ -203,6 +203,7 @@ class Machine {
   bool disturbs_capture();
   Stream* find_stream(void* handle, Context& context);
   Event* find_event(void* handle);
+  int wait_for_room(std::unique_lock<std::mutex>& lock, const Stream& stream);
   void enqueue(Stream& stream, Operation operation);
   void queue_behind(Stream& stream, Stream& other);
   [[nodiscard]] Memory* memory_at(std::uint64_t address, std::uint64_t bytes);
