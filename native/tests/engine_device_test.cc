@@ -68,7 +68,7 @@ TEST_P(EngineDevice, WritesNoMemoryThatQueuedKernelsUse) {
   for (std::uint64_t seed = 1; seed <= 2; ++seed) {
     auto stream = start_stream(options_for_device(3, 2 * kMiB));
     ASSERT_TRUE(stream.ok());
-    expect_all(consume_on_device(**stream, {.at_a_time = kMiB, .kernel_us = 3000}));
+    expect_all(consume_on_device(**stream, {.at_a_time = kMiB, .kernel_us = 20'000}));
     EXPECT_STREQ(fake.violation(), "");
   }
 }

@@ -98,7 +98,7 @@ TEST_P(EngineGds, WritesNoMemoryThatQueuedKernelsUse) {
   for (const std::uint64_t limit : {2 * kMiB, std::uint64_t{0}}) {
     auto stream = start_stream(options_for_gds(limit));
     ASSERT_TRUE(stream.ok());
-    expect_all(consume_on_device(**stream, {.at_a_time = kMiB, .kernel_us = 3000}));
+    expect_all(consume_on_device(**stream, {.at_a_time = kMiB, .kernel_us = 20'000}));
     EXPECT_STREQ(fake.violation(), "");
     EXPECT_GT((*stream)->stats().wait_device_seconds, 0) << "that was what it waited for";
   }
