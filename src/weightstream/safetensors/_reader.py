@@ -310,11 +310,10 @@ def _starter(checkpoint: Checkpoint, limit: int) -> Start:
     def start(names: list[str], slides_within: int | None) -> TensorStream:
         if slides_within is None:
             return checkpoint.stream(names=names, order="arrival", progress=False, memory_limit=limit)
-        if settings.device == "cpu":
-            return checkpoint.stream(names=names, order="file", progress=False, memory_limit=slides_within)
-        # What is ready waits on the device; host memory is on the way there only.
-        most = min(slides_within, settings.device_limit or slides_within)
-        return checkpoint.stream(names=names, order="file", progress=False, memory_limit=limit, device_limit=most)
+        # To a device, what is ready waits there, and host memory is only on the way.
+        memory = slides_within if settings.device == "cpu" else limit
+        device = min(slides_within, settings.device_limit or slides_within)
+        return checkpoint.stream(names=names, order="file", progress=False, memory_limit=memory, device_limit=device)
 
     return start
 
