@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from checkpoints import DTYPES, Raw, assert_same, bytes_of, raw, write_file
+from checkpoints import DTYPES, Raw, assert_same, blocks, bytes_of, raw, write_file
 from fake_gpu import FakeGpu, fake_gpu
 from weightstream.safetensors import safe_open
 
@@ -45,6 +46,20 @@ def test_a_walk(gpu: FakeGpu, model: Model) -> None:
         assert_same({name: handle.get_tensor(name) for name in handle.offset_keys()}, tensors)
         assert handle.stats.read_ahead == len(tensors) - 1
     assert gpu.counts().copied_bytes > 5 * MIB
+
+
+def test_a_walk_further_than_a_window(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTSTREAM_MEMORY_LIMIT", "64MiB")
+    tensors = blocks(48, MIB)
+    path = write_file(tmp_path / "m.safetensors", tensors)
+    with safe_open(path, "pt", backend="pread") as handle:
+        names = handle.offset_keys()
+        got = {name: handle.get_tensor(name) for name in names[:3]}
+        time.sleep(0.2)
+        assert gpu.counts().copied_bytes <= 24 * MIB  # so far ahead, and no further
+        got |= {name: handle.get_tensor(name) for name in names[3:]}
+        assert_same(got, tensors)
+        assert handle.stats.read_ahead == 47
 
 
 def test_all_at_once(gpu: FakeGpu, model: Model) -> None:

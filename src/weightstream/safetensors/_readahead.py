@@ -1,10 +1,10 @@
 """Reads ahead of a caller who asks for one tensor after the other.
 
-As soon as two requests follow each other in an order that callers walk in, the tensors that come next are read: in
-windows of consecutive tensors, each one stream, at most two of which are reading at a time, so that the second one is
-already running when the first one has been handed out. What has been read ahead and not asked for yet stays under the
-memory limit, together with that of all other handles of the process. A tensor that no window has is left to the caller,
-and not read again by a later one.
+As soon as two requests follow each other in an order that callers walk in, the tensors that come next are read. Where
+they lie in the file in that order, as they mostly do, one stream brings all of them, as far ahead of the caller as a
+slide reaches. Otherwise they come in windows of consecutive tensors, each one stream, two of which are reading at a
+time. What has been read ahead and not asked for yet stays under the memory limit, together with that of all other
+handles of the process. A tensor that neither has is left to the caller.
 """
 
 from __future__ import annotations
@@ -13,19 +13,46 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .. import _log
 from .._errors import WeightstreamError
 from .._stream import TensorStream
 from ._allowance import allowance
+from ._slide import Slide
 from ._walk import Walk
 from ._window import MISSING, Window
 
 _MOST_READING = 2
 _MOST_WINDOW_BYTES = 1 << 30
+# Of a window, for there to be slides: a stream that may hold less has to stop and drain.
+_LEAST_SLIDING_BYTES = 8 << 20
 # Of the limit: two windows that are reading, and as much again for what arrived in another order than it is asked for.
 _WINDOWS_IN_LIMIT = 4
+
+# Starts a stream of some names, in file order; of a slide, with the bytes that it may have read and nobody took.
+Start = Callable[[list[str], "int | None"], TensorStream]
+
+
+@dataclass
+class _Ahead:
+    """What nobody asked for yet of a window or a slide.
+
+    Attributes:
+        names: its tensors.
+        nbytes: their bytes.
+        most: bytes of them that are in memory at most.
+
+    """
+
+    names: set[str]
+    nbytes: int
+    most: int
+
+    @property
+    def held(self) -> int:
+        return min(self.nbytes, self.most)
 
 
 class ReadAhead:
@@ -34,7 +61,7 @@ class ReadAhead:
     Args:
         names: all names, in file order.
         sizes: their bytes.
-        start: starts a stream of some names.
+        start: starts a stream.
         limit: bytes that may be read ahead, by all handles of the process together.
 
     """
@@ -43,7 +70,7 @@ class ReadAhead:
         self,
         names: Sequence[str],
         sizes: Mapping[str, int],
-        start: Callable[[list[str]], TensorStream],
+        start: Start,
         limit: int,
     ) -> None:
         self._process = os.getpid()
@@ -52,14 +79,18 @@ class ReadAhead:
         self._limit = limit
         self._window_bytes = max(1, min(limit // _WINDOWS_IN_LIMIT, _MOST_WINDOW_BYTES))
         self._total_bytes = sum(sizes.values())
+        # What a slide has read, a tensor larger than a window included, and what it puts aside.
+        largest = max((size for size in sizes.values() if self._fits(size)), default=0)
+        self._slide_bytes = max(self._window_bytes, largest) + self._window_bytes
+        self._slides = self._window_bytes >= _LEAST_SLIDING_BYTES  # until the caller leaves one
         self._lock = threading.RLock()  # a finalizer may run in the thread that holds it
         self._walk = Walk(names)
         self._asked: set[str] = set()  # in this walk
-        self._windows: dict[Window, set[str]] = {}  # with what nobody asked for yet
+        self._windows: dict[Window, _Ahead] = {}
         self._window_of: dict[str, Window] = {}
         self._last_asked = 0.0
         self._failed = False
-        self._ended = False  # a window, since windows were started
+        self._ended = False  # a window, or nearly a slide, since windows were started
         self._tensors = 0
         self._bytes_read = 0
 
@@ -114,52 +145,70 @@ class ReadAhead:
     # Under the lock.
 
     def _top_up(self) -> bool:
-        """Starts windows for what comes next, until enough are reading; False if that has to wait for room."""
-        needed = min(self._window_bytes, self._total_bytes)
+        """Starts what reads what comes next, until enough is reading; False if that has to wait for room."""
         while self._reading() < _MOST_READING:
-            if not self._make_room(needed):
+            slides = self._slides and self._make_room(min(self._slide_bytes, self._total_bytes))
+            if not slides and not self._make_room(min(self._window_bytes, self._total_bytes)):
                 return False
-            names = self._next_names()
-            nbytes = sum(self._sizes[name] for name in names)
+            names, slides = self._next_names(slides)
             if not names:
                 break
-            if not self._make_room(nbytes) or not allowance.take(nbytes, self._limit):  # other handles were quicker
+            nbytes = sum(self._sizes[name] for name in names)
+            ahead = _Ahead(set(names), nbytes, self._slide_bytes if slides else nbytes)
+            if not self._make_room(ahead.held) or not allowance.take(ahead.held, self._limit):  # others were quicker
                 self._walk.plan_from(names[0])
                 return False
             try:
-                window = Window(self._start(names))
+                window = self._slide(names) if slides else Window(self._start(names, None))
             except WeightstreamError as error:  # who reads a tensor gets the error that concerns it
-                allowance.give_back(nbytes)
+                allowance.give_back(ahead.held)
                 self._failed = True
                 _log.logger.debug("reading ahead failed: %s", error)
                 break
-            self._windows[window] = set(names)
+            self._windows[window] = ahead
             self._window_of.update(dict.fromkeys(names, window))
             allowance.watch(self)
             _log.logger.debug("reading ahead: %d tensors, %d bytes, from %r on", len(names), nbytes, names[0])
         return True
 
-    def _next_names(self) -> list[str]:
+    def _slide(self, names: list[str]) -> Slide:
+        return Slide(self._start(names, self._window_bytes), names, self._sizes, most_aside=self._window_bytes)
+
+    def _fits(self, size: int) -> bool:
+        return size <= self._limit // 2
+
+    def _next_names(self, may_slide: bool) -> tuple[list[str], bool]:
+        """The names of a window, or of a slide: then they are in file order, and more than a window has."""
         names: list[str] = []
         nbytes = 0
+        ascends = may_slide
+        last = -1
         for name in self._walk.ahead():
             size = self._sizes[name]
-            if name in self._asked or name in self._window_of or size > self._limit // 2:
+            if name in self._asked or name in self._window_of or not self._fits(size):
                 continue
-            if names and nbytes + size > self._window_bytes:
+            position = self._walk.file_position(name)
+            follows = ascends and position > last
+            if names and nbytes + size > self._window_bytes and not follows:
                 break
+            ascends, last = follows, position
             names.append(name)
             nbytes += size
-        return names
+        return names, ascends and len(names) > 1 and nbytes > self._window_bytes
 
     def _reading(self) -> int:
         """How many windows are reading, or have read what is asked for next."""
-        ahead = (names for window, names in self._windows.items() if not window.drained)
-        return sum(not self._walk.is_behind(names) for names in ahead)
+        ahead = (window for window, ahead in self._windows.items() if not self._walk.is_behind(ahead.names))
+        return sum(self._weight(window) for window in ahead if not window.drained)
+
+    def _weight(self, window: Window) -> int:
+        """For how many windows it counts: a slide for all, until what is left of it is no more than a window."""
+        long = isinstance(window, Slide) and self._windows[window].nbytes > self._window_bytes
+        return _MOST_READING if long else 1
 
     def _make_room(self, nbytes: int) -> bool:
         """Whether there is room for `nbytes`; for that, what the caller left out is dropped, the oldest first."""
-        behind = (window for window, names in list(self._windows.items()) if self._walk.is_behind(names))
+        behind = (window for window, ahead in list(self._windows.items()) if self._walk.is_behind(ahead.names))
         while allowance.used + nbytes > self._limit:
             window = next(behind, None)
             if window is None:
@@ -168,21 +217,33 @@ class ReadAhead:
         return True
 
     def _handed_out(self, window: Window, name: str, *, came: bool) -> None:
-        left = self._windows.get(window)
-        if left is None:  # stopped meanwhile
+        ahead = self._windows.get(window)
+        if ahead is None:  # stopped meanwhile
             return
-        left.discard(name)
-        allowance.give_back(self._sizes[name])
+        held, weight = ahead.held, self._weight(window)
+        ahead.names.discard(name)
+        ahead.nbytes -= self._sizes[name]
+        allowance.give_back(held - ahead.held)
         self._tensors += came
-        self._ended = self._ended or window.drained
-        if not came:
+        self._ended = self._ended or window.drained or self._weight(window) < weight
+        if not came and isinstance(window, Slide) and not window.drained:  # it does not have that one any more, or yet
+            if self._walk.walking and not window.is_past(name):
+                # The caller walks elsewhere, and may come and go: from now on by windows, it can have several of them.
+                self._slides = False
+                self._walk.plan_from(name)
+                self._ended = True
+                self._forget(window)
+                return
+        elif not came:
             self._failed = True
-        if not came or not left:
+            self._forget(window)
+            return
+        if not ahead.names:
             self._forget(window)
 
     def _forget(self, window: Window) -> None:
-        left = self._windows.pop(window)
-        for name in left:
+        ahead = self._windows.pop(window)
+        for name in ahead.names:
             self._window_of.pop(name, None)
         self._bytes_read += window.stop()
-        allowance.give_back(sum(self._sizes[name] for name in left))
+        allowance.give_back(ahead.held)

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from ..sources import Location
 from ._errors import reraise, unknown
 from ._mapping import LocalFile, Make
 from ._prefetch import PrefetchLoader, part_of
-from ._readahead import ReadAhead
+from ._readahead import ReadAhead, Start
 from ._slices import check_numpy, takes_all
 from ._strips import Strips, basic_index, elements_of, plan_strips
 from ._window import MISSING
@@ -304,9 +304,16 @@ def _every(_name: str) -> bool:
     return True
 
 
-def _starter(checkpoint: Checkpoint, limit: int) -> Callable[[list[str]], TensorStream]:
-    def start(names: list[str]) -> TensorStream:
-        return checkpoint.stream(names=names, order="arrival", progress=False, memory_limit=limit)
+def _starter(checkpoint: Checkpoint, limit: int) -> Start:
+    settings = checkpoint._settings
+
+    def start(names: list[str], slides_within: int | None) -> TensorStream:
+        if slides_within is None:
+            return checkpoint.stream(names=names, order="arrival", progress=False, memory_limit=limit)
+        # To a device, what is ready waits there, and host memory is only on the way.
+        memory = slides_within if settings.device == "cpu" else limit
+        device = min(slides_within, settings.device_limit or slides_within)
+        return checkpoint.stream(names=names, order="file", progress=False, memory_limit=memory, device_limit=device)
 
     return start
 

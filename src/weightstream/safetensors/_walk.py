@@ -77,6 +77,10 @@ class Walk:
                 self._front = self._planned = position
                 return
 
+    def file_position(self, name: str) -> int:
+        """Where the tensor stands in file order."""
+        return self._of_tensors[0].position(name)
+
     def plan_from(self, name: str) -> None:
         """Takes back what was planned from `name` on."""
         if self._order is not None:

@@ -32,8 +32,8 @@ class Window:
         """The tensor, each once; MISSING if the stream ended without it."""
         with self._changed:
             while True:
-                found = self._arrived.pop(name, MISSING)
-                if found is not MISSING or self._ended:
+                found = self._take_aside(name)
+                if found is not MISSING or self._ended or not self._comes(name):
                     return found
                 if not self._taking:
                     break
@@ -80,16 +80,29 @@ class Window:
         """Bytes that storage delivered so far."""
         return self._stream.stats.bytes_read
 
+    # For windows that do not keep everything; under the lock.
+
+    def _comes(self, _name: str) -> bool:
+        """Whether it is worth waiting for a tensor that has not arrived."""
+        return True
+
+    def _put_aside(self, name: str, tensor: Any) -> None:
+        self._arrived[name] = tensor
+
+    def _take_aside(self, name: str) -> Any:
+        return self._arrived.pop(name, MISSING)
+
     def _take_from_stream(self, claim: Callable[[str], bool]) -> tuple[str, Any] | None:
         ended = True
         try:
             for arrived, tensor in self._stream:
-                self._left -= 1
                 if claim(arrived):
+                    self._left -= 1
                     ended = self._left == 0
                     return arrived, tensor
                 with self._changed:
-                    self._arrived[arrived] = tensor
+                    self._left -= 1
+                    self._put_aside(arrived, tensor)
                     self._changed.notify_all()
         except WeightstreamError as error:
             self._error = error
