@@ -87,11 +87,11 @@ def test_it_stays_so_far_ahead_and_no_further(model: Model, streams: list[Tensor
             handle.get_tensor(name)
         # A caller who takes his time: reading waits for him.
         wait_until(lambda: streams[1].stats.wait_consumer_seconds > 0)
-        assert read(streams[1]) <= 12 * MIB
-        assert streams[1].stats.peak_host_bytes <= 8 * MIB
-        assert allowance.used == 16 * MIB
+        assert read(streams[1]) <= 13 * MIB
+        assert streams[1].stats.peak_host_bytes <= 9 * MIB
+        assert allowance.used == 17 * MIB
         assert_same({name: handle.get_tensor(name) for name in names[3:]}, dict(list(tensors.items())[3:]))
-        assert streams[1].stats.peak_host_bytes <= 8 * MIB
+        assert streams[1].stats.peak_host_bytes <= 9 * MIB
         assert allowance.used == 0
 
 
@@ -190,8 +190,34 @@ def test_a_tensor_larger_than_a_window(tmp_path: Path, streams: list[TensorStrea
         assert_same({name: handle.get_tensor(name) for name in handle.offset_keys()}, tensors)
         assert handle.stats.read == 1
     assert [len(stream) for stream in streams] == [1, 16]
-    assert streams[1].stats.peak_host_bytes <= 13 * MIB
-    assert 16 * MIB <= allowance.peak <= 20 * MIB
+    assert 12 * MIB <= streams[1].stats.peak_host_bytes <= 20 * MIB  # a window beside it
+    assert 20 * MIB <= allowance.peak <= 28 * MIB
+
+
+def test_a_large_tensor_that_the_file_begins_with_begins_the_stream(
+    tmp_path: Path, streams: list[TensorStream]
+) -> None:
+    tensors = {"embed": raw("U8", (3 * MIB,), 50)} | blocks(32, MIB)
+    path = write_file(tmp_path / "m.safetensors", tensors)
+    with opened(path) as handle:
+        assert_same({name: handle.get_tensor(name) for name in handle.offset_keys()}, tensors)
+        assert (handle.stats.read_ahead, handle.stats.read) == (33, 0)
+    assert [len(stream) for stream in streams] == [33]
+    with opened(path) as handle:  # who wants that one alone has only a window read in vain
+        assert_same({"embed": handle.get_tensor("embed")}, {"embed": tensors["embed"]})
+        assert_same({"t020": handle.get_tensor("t020")}, {"t020": tensors["t020"]})
+        wait_until(lambda: streams[1].stats.wait_consumer_seconds > 0)
+        assert read(streams[1]) <= 18 * MIB
+    assert [len(stream) for stream in streams[1:]] == [33, 1]
+    assert allowance.used == 0
+
+
+@pytest.mark.parametrize("name", ["t000", "t001", "large"])
+def test_any_other_first_request_is_read_alone(tmp_path: Path, streams: list[TensorStream], name: str) -> None:
+    tensors = blocks(32, MIB) | {"large": raw("U8", (3 * MIB,), 50)}
+    with opened(write_file(tmp_path / "m.safetensors", tensors)) as handle:
+        assert_same({name: handle.get_tensor(name)}, {name: tensors[name]})
+    assert [len(stream) for stream in streams] == [1]
 
 
 def test_leaving_ends_it(model: Model, no_leaks: Callable[[], None]) -> None:

@@ -1,10 +1,11 @@
 """Reads ahead of a caller who asks for one tensor after the other.
 
-As soon as two requests follow each other in an order that callers walk in, the tensors that come next are read. Where
-they lie in the file in that order, as they mostly do, one stream brings all of them, as far ahead of the caller as a
-slide reaches. Otherwise they come in windows of consecutive tensors, each one stream, two of which are reading at a
-time. What has been read ahead and not asked for yet stays under the memory limit, together with that of all other
-handles of the process. A tensor that neither has is left to the caller.
+As soon as two requests follow each other in an order that callers walk in, or the first one is for a large tensor that
+the file begins with, the tensors that come next are read. Where they lie in the file in that order, as they mostly do,
+one stream brings all of them, as far ahead of the caller as a slide reaches. Otherwise they come in windows of
+consecutive tensors, each one stream, two of which are reading at a time. What has been read ahead and not asked for yet
+stays under the memory limit, together with that of all other handles of the process. A tensor that neither has is left
+to the caller.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _MOST_READING = 2
 _MOST_WINDOW_BYTES = 1 << 30
 # Of a window, for there to be slides: a stream that may hold less has to stop and drain.
 _LEAST_SLIDING_BYTES = 8 << 20
+# What a window is divided by for the bytes of a large tensor.
+_WINDOW_OF_LARGE = 4
 # Of the limit: two windows that are reading, and as much again for what arrived in another order than it is asked for.
 _WINDOWS_IN_LIMIT = 4
 
@@ -79,9 +82,9 @@ class ReadAhead:
         self._limit = limit
         self._window_bytes = max(1, min(limit // _WINDOWS_IN_LIMIT, _MOST_WINDOW_BYTES))
         self._total_bytes = sum(sizes.values())
-        # What a slide has read, a tensor larger than a window included, and what it puts aside.
-        largest = max((size for size in sizes.values() if self._fits(size)), default=0)
-        self._slide_bytes = max(self._window_bytes, largest) + self._window_bytes
+        # What the stream of a slide has read: a window, while it begins with the largest tensor. And what is put aside.
+        self._sliding_bytes = self._window_bytes + max((size for size in sizes.values() if self._fits(size)), default=0)
+        self._slide_bytes = self._sliding_bytes + self._window_bytes
         self._slides = self._window_bytes >= _LEAST_SLIDING_BYTES  # until the caller leaves one
         self._lock = threading.RLock()  # a finalizer may run in the thread that holds it
         self._walk = Walk(names)
@@ -102,7 +105,7 @@ class ReadAhead:
                 self._asked.clear()
                 self._failed = False
                 self._walk.restart()
-            self._walk.step(name, sliced=sliced)
+            self._walk.step(name, sliced=sliced, begins=not sliced and self._slides and self._is_large(name))
             # Nothing is to be done while what is asked for is there, which is nearly always.
             if (self._ended or name not in self._window_of) and self._walk.walking and not self._failed:
                 self._ended = not self._top_up()
@@ -172,7 +175,11 @@ class ReadAhead:
         return True
 
     def _slide(self, names: list[str]) -> Slide:
-        return Slide(self._start(names, self._window_bytes), names, self._sizes, most_aside=self._window_bytes)
+        return Slide(self._start(names, self._sliding_bytes), names, self._sizes, most_aside=self._window_bytes)
+
+    def _is_large(self, name: str) -> bool:
+        """Whether reading on after it in vain costs no more than a few times as much as the tensor itself."""
+        return self._window_bytes // _WINDOW_OF_LARGE <= self._sizes[name] and self._fits(self._sizes[name])
 
     def _fits(self, size: int) -> bool:
         return size <= self._limit // 2

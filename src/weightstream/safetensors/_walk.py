@@ -58,8 +58,11 @@ class Walk:
         """Whether what was asked for last follows what was asked for before in some order."""
         return self._order is not None
 
-    def step(self, name: str, *, sliced: bool) -> None:
-        """Notes that `name` is asked for, as a slice or as a tensor."""
+    def step(self, name: str, *, sliced: bool, begins: bool = False) -> None:
+        """Notes that `name` is asked for, as a slice or as a tensor.
+
+        `begins`: if it is the first of the file, and nothing was asked for before, it begins a walk in file order.
+        """
         if self._order is not None:
             position = self._order.position(name)
             if self._front - _BACK <= position <= self._front + _LEFT_OUT:
@@ -69,6 +72,9 @@ class Walk:
         last, self._last = self._last, name
         self._order = None
         if last is None:
+            if begins and self.file_position(name) == 0:
+                self._order = self._of_tensors[0]
+                self._front = self._planned = 0
             return
         for order in self._of_slices if sliced else self._of_tensors:
             position = order.position(name)
