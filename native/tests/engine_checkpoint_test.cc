@@ -72,7 +72,7 @@ TEST_F(CheckpointTest, OpensMoreShardsThanThreads) {
     EXPECT_EQ(checkpoint->sources()->at(i).name(), paths[i]);
     EXPECT_EQ(checkpoint->name(checkpoint->tensors()[i]), "t" + std::to_string(i) + ".0");
   }
-  EXPECT_TRUE(testing::eventually([&] { return testing::count_threads() == threads; }));
+  EXPECT_TRUE(testing::eventually([&] { return testing::count_threads() <= threads; }));
 }
 
 TEST_F(CheckpointTest, MoreShardsThanDescriptorsWork) {

@@ -101,9 +101,9 @@ class StreamFault : public ::testing::TestWithParam<Setting> {
   }
 
   void expect_nothing_left_behind() {
-    EXPECT_TRUE(testing::eventually([&] { return testing::count_threads() == threads_; }))
+    EXPECT_TRUE(testing::eventually([&] { return testing::count_threads() <= threads_; }))
         << testing::count_threads() << " threads, there were " << threads_;
-    EXPECT_EQ(testing::count_descriptors(), descriptors_);
+    EXPECT_LE(testing::count_descriptors(), descriptors_);
     EXPECT_LT(testing::mapped_bytes(), mapped_ + kHole / 2);
   }
 

@@ -151,7 +151,7 @@ TEST_P(StreamBy, ConsumerMayStopAfterAnyItem) {
     if (stop % 2 == 0) stream->close();
     stream.reset();
     for (const auto& item : kept) EXPECT_TRUE(is_right(item, made, made.items));
-    EXPECT_TRUE(testing::eventually([&] { return testing::count_threads() == threads; })) << stop;
+    EXPECT_TRUE(testing::eventually([&] { return testing::count_threads() <= threads; })) << stop;
   }
 }
 
@@ -176,7 +176,7 @@ TEST_P(StreamBy, NothingToReadEndsAtOnce) {
   const auto made = make_checkpoint(folder_, {{}, {0, 0, 0}, {}});
   const auto threads = testing::count_threads();
   const auto stream = started(made, options());
-  EXPECT_EQ(testing::count_threads(), threads) << "nothing to read needs no thread";
+  EXPECT_LE(testing::count_threads(), threads) << "nothing to read needs no thread";
   EXPECT_EQ(consume(*stream, made, made.items).order, first_numbers(3));
   auto none = start(made, options(), std::vector<PlanItem>{});
   ASSERT_TRUE(none.ok());
@@ -208,7 +208,7 @@ TEST_P(StreamBy, ClosedStreamSaysSoAndHoldsNothing) {
   stream->close();
   stream->close();
   made.checkpoint->park();
-  EXPECT_EQ(testing::count_descriptors(), descriptors) << "also while the stream object lives on";
+  EXPECT_LE(testing::count_descriptors(), descriptors) << "also while the stream object lives on";
   std::vector<ReadyItem> batch;
   for (int call = 0; call < 2; ++call) {
     const auto next = stream->next(batch, std::chrono::seconds(1));
@@ -271,7 +271,7 @@ TEST(Stream, SingleReadIsDoneWithoutThreads) {
   const auto threads = testing::count_threads();
   auto stream = start(made, {});
   ASSERT_TRUE(stream.ok());
-  EXPECT_EQ(testing::count_threads(), threads);
+  EXPECT_LE(testing::count_threads(), threads);
   EXPECT_TRUE(consume(**stream, made, made.items).ended);
 }
 

@@ -40,7 +40,7 @@ TEST_F(SlotPoolTest, IdleMemoryIsLetGoAndTheThreadWithIt) {
     const auto slots = client.acquire(16);
   }
   EXPECT_TRUE(eventually([&] { return pinner_->bytes() == 0; }));
-  EXPECT_TRUE(eventually([&] { return count_threads() == threads; }));
+  EXPECT_TRUE(eventually([&] { return count_threads() <= threads; }));
   EXPECT_EQ(pool->stats().pinned_bytes, 0U);
   EXPECT_EQ(pinner_->unpins(), pinner_->pins());
   // The next one finds it all as at first.
@@ -130,7 +130,7 @@ TEST_F(SlotPoolTest, NothingIsLeftOfManyRounds) {
   const auto threads = count_threads();
   for (int i = 0; i < 5; ++i) round();
   EXPECT_LT(mapped_bytes(), before + kSlot);
-  EXPECT_TRUE(eventually([&] { return count_threads() == threads; }));
+  EXPECT_TRUE(eventually([&] { return count_threads() <= threads; }));
   EXPECT_EQ(pinner_->bytes(), 0U);
   EXPECT_EQ(pinner_->unpins(), pinner_->pins());
 }

@@ -101,7 +101,7 @@ Watchdog::~Watchdog() {
 void Watchdog::begin(std::string scenario) {
   const std::lock_guard lock(mutex_);
   scenario_ = std::move(scenario);
-  deadline_ = std::chrono::steady_clock::now() + kPatience;
+  deadline_ = std::chrono::steady_clock::now() + 2 * kPatience;
 }
 
 void Watchdog::run() {
