@@ -122,7 +122,7 @@ apt() {
 }
 
 names=("${missing[@]}")
-[ $needs_clang = no ] || names+=("clang (for the fuzzer)")
+[ $needs_clang = no ] || names+=("clang (for sanitizers and fuzzers)")
 [ $wants_format = no ] || names+=(clang-format)
 echo "==> system packages: ${names[*]}"
 # Always: lists that are absent or old make an install fail on a file that the archive no longer has.
