@@ -1,14 +1,15 @@
-"""The page cache of the files under test: empty it, fill it, and look at what is really in it."""
+"""The page cache of the files under test: empty it, fill it, look into it, and set how far it reads ahead."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.machine import filesystem
+from benchmarks.machine import disk, filesystem
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 COLD_LIMIT = 0.001
@@ -117,3 +118,24 @@ def check(paths: Sequence[Path], state: str) -> float:
     if (state == "cold" and share > COLD_LIMIT) or (state == "warm" and share < WARM_LIMIT):
         raise CacheError(f"{share:.1%} of the files are in the page cache right before a {state} run")
     return share
+
+
+@contextlib.contextmanager
+def read_ahead(folder: Path, kib: int | None) -> Iterator[None]:
+    """Meanwhile the disk that holds `folder` reads so many KiB ahead into the page cache; None: as it is set.
+
+    Raises CacheError where that is not allowed, or the folder is on no disk of this machine.
+    """
+    if kib is None:
+        yield
+        return
+    setting = disk(folder) / "queue/read_ahead_kb"
+    try:
+        before = setting.read_text()
+        setting.write_text(f"{kib}\n")
+    except OSError as error:
+        raise CacheError(f"cannot set how far the disk reads ahead: {error}") from error
+    try:
+        yield
+    finally:
+        setting.write_text(before)

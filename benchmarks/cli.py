@@ -47,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", choices=("cold", "warm"), help="another state of the page cache than the scenario's own"
     )
     run.add_argument(
+        "--read-ahead",
+        type=int,
+        metavar="KIB",
+        help="how far the disk reads ahead into the page cache meanwhile (default: as it is set; Linux's own is 128)",
+    )
+    run.add_argument(
         "--no-verify", dest="verify", action="store_false", help="do not check the bytes after the first round"
     )
     run.add_argument("--device", help="where the GPU scenarios load to (default cuda:0; cpu tries the harness)")
@@ -93,6 +99,7 @@ def _run(arguments: argparse.Namespace) -> int:
         tiny=arguments.tiny,
         device=arguments.device,
         layers=arguments.layers,
+        read_ahead=arguments.read_ahead,
         deadline=time.monotonic() + arguments.seconds,
     )
     settings.data.mkdir(parents=True, exist_ok=True)

@@ -41,11 +41,15 @@ def filesystem(folder: Path) -> tuple[str, str]:
     return best[1], best[2]
 
 
-def _disk(folder: Path) -> dict[str, str]:
+def disk(folder: Path) -> Path:
+    """What the kernel says of the disk that holds a folder, in /sys."""
     device = folder.stat().st_dev
     block = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
-    if (block / "partition").exists():
-        block = block.parent
+    return block.parent if (block / "partition").exists() else block
+
+
+def _disk(folder: Path) -> dict[str, str]:
+    block = disk(folder)
     scheduler = _text(block / "queue/scheduler")
     return {
         "name": block.name,

@@ -201,11 +201,14 @@ def _machine(result: Result) -> str:
         changed += f" (weightstream was built at {source['built'][:12]})"
     virtual = " (virtual machine)" if machine["virtual"] else ""
     gpu = result.get("gpu") or {}
+    # What is mapped, or read through the page cache, is read from a disk by that.
+    cold = result.get("cache") == "cold" and disk["read_ahead_kb"]
+    ahead = f" (reads ahead {disk['read_ahead_kb']} KiB)" if cold else ""
     devices = f"{gpu['name']}, driver {gpu['driver_version']}, " if "name" in gpu else ""
     return (
         f"{result['date'][:10]}, commit {source['commit'][:12] or 'unknown'}{changed}. "
         f"{machine['cpu']}, {machine['cores']} cores{virtual}, {machine['memory_bytes'] / 2**30:.0f} GiB memory, "
-        f"{devices}Linux {machine['kernel']}, {machine['filesystem']} on {disk['model'] or disk['name']}, "
+        f"{devices}Linux {machine['kernel']}, {machine['filesystem']} on {disk['model'] or disk['name']}{ahead}, "
         f"Python {machine['python']}."
     )
 

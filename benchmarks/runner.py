@@ -39,6 +39,8 @@ class Settings:
     """None: that of the scenario. Another one for those that go to a GPU."""
     layers: int = LLAMA_8B.layers
     """Of the file for GPUs."""
+    read_ahead: int | None = None
+    """KiB that the disk reads ahead into the page cache. None: as the machine has it."""
     deadline: float = float("inf")
     """A time.monotonic() after which nothing more is begun; what was measured until then counts."""
 
@@ -140,6 +142,7 @@ def _device(scenario: Scenario, settings: Settings) -> str:
 def run_loads(scenario: Scenario, settings: Settings) -> Result:
     """Run a scenario in which checkpoints are loaded, from the disk or from its server."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(caches.read_ahead(settings.data, settings.read_ahead))
         server = stack.enter_context(SERVERS[scenario.server](settings.data)) if scenario.server else None
         return _run_loads(scenario, settings, server)
 
