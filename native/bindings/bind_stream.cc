@@ -437,6 +437,7 @@ void bind_stream(nb::module_& module) {
   });
   module.def("pinned_bytes",
              [] { return device_was_used() ? SlotPool::of_process()->stats().pinned_bytes : std::uint64_t{0}; });
+  module.def("default_memory_limit", [] { return default_memory_limit({}); });
   nb::class_<PyStream>(module, "Stream")
       .def_static("start", &start_tensors, nb::arg("checkpoint"), nb::arg("tensors").none(), nb::kw_only(),
                   nb::arg("file_order"), nb::arg("memory_limit"), nb::arg("concurrency"), nb::arg("backend"),

@@ -135,6 +135,8 @@ def release_pinned_memory() -> None:
     """Unpins what no stream uses; does nothing where no device was used."""
 
 def pinned_bytes() -> int: ...
+def default_memory_limit() -> int:
+    """Bytes, by what may be taken now; of a stream to host memory that is given no limit."""
 
 class Device:
     """A device that tensors go to. vendor: "cuda" or "hip"; limit: bytes of device memory; dlpack: (type, index)."""

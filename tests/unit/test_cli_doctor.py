@@ -17,7 +17,7 @@ import pytest
 import weightstream as ws
 from checkpoints import blocks, write_file, write_shards
 from commands import invoke, run
-from weightstream import _doctor
+from weightstream import _core, _doctor
 from weightstream._doctor import machine, network, speed, steps, storage
 from weightstream._doctor import proxy as doctor_proxy
 from weightstream._doctor.steps import Clock, Step
@@ -217,7 +217,7 @@ def test_the_command_ends_although_a_step_hangs(tmp_path: Path) -> None:
     program = f"""
 import sys, time
 sys.argv = ["weightstream", "doctor", {str(tmp_path)!r}]
-from weightstream import _doctor
+from weightstream import _core, _doctor
 from weightstream._doctor import machine, storage
 _doctor._SECONDS = 1.0
 storage.Examination._list = lambda self: time.sleep(100)
@@ -307,6 +307,7 @@ def test_the_tightest_control_group_counts(monkeypatch: pytest.MonkeyPatch) -> N
         "/sys/fs/cgroup/pod/cpu.max": "50000 100000",
     }
     monkeypatch.setattr(machine, "_read", files.get)
+    monkeypatch.setattr(_core, "default_memory_limit", lambda: 64 << 20)
     step = machine.memory()
     assert step.status == "warn"
     assert step.details == {

@@ -57,18 +57,13 @@ def test_import_takes_no_framework_and_no_sdk() -> None:
     assert (heavy | also_late) & {module for name in loaded for module in (name, name.split(".")[0])} == set()
 
 
-def test_nobody_but_the_command_imports_the_command() -> None:
+@pytest.mark.parametrize(("part", "importers"), [("cli", ["__main__.py"]), ("_doctor", [])])
+def test_nobody_but_the_command_imports_what_is_the_commands(part: str, importers: list[str]) -> None:
     package = Path(ws.__path__[0])
-    modules = [path for path in package.rglob("*.py") if "cli" not in path.relative_to(package).parts]
+    modules = [path for path in package.rglob("*.py") if not {"cli", part} & set(path.relative_to(package).parts)]
     assert len(modules) > 10
-    importers = [
-        path.name
-        for path in modules
-        if re.search(
-            r"^\s*(from \S*\bcli\b|from \S+ import .*\bcli\b|import \S*\bcli\b)", path.read_text(), re.MULTILINE
-        )
-    ]
-    assert importers == ["__main__.py"]
+    imports = re.compile(rf"^\s*(from \S*\b{part}\b|from \S+ import .*\b{part}\b|import \S*\b{part}\b)", re.MULTILINE)
+    assert [path.name for path in modules if imports.search(path.read_text())] == importers
 
 
 def test_numpy_framework_takes_no_torch(tmp_path: object, saved: tuple[object, object]) -> None:

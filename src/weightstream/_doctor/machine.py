@@ -12,6 +12,7 @@ import resource
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
+from .. import _core
 from .._format import bytes_text, count_text
 from .._version import __version__
 from .steps import Step
@@ -81,8 +82,7 @@ def memory() -> Step:
     if limit is not None:
         free = min(available, max(0, limit - (used or 0)))
         summary += f", {bytes_text(limit)} allowed by the control group, of which {bytes_text(used or 0)} are used"
-    default = min(max(free // 4, 64 << 20), 4 << 30)
-    details["default_memory_limit"] = default
+    details["default_memory_limit"] = default = _core.default_memory_limit()
     summary += f"; reads in flight take {bytes_text(default)} at most by default"
     if free < 512 << 20:
         return Step("memory", "warn", summary, "free some memory, or raise the limit of the control group", details)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError
 
-from .. import _config, frameworks
+from .. import _config, _core, frameworks
 from .._checkpoint import Checkpoint, open_checkpoint
 from .._errors import WeightstreamError
 from .._stream import TensorStream
@@ -263,7 +263,7 @@ class Reader:
         with self._lock:
             if self._ahead is None:
                 sizes = {info.name: info.nbytes for info in checkpoint.values()}
-                limit = checkpoint._settings.memory_limit or _default_limit()
+                limit = checkpoint._settings.memory_limit or _core.default_memory_limit()
                 self._ahead = ReadAhead(list(sizes), sizes, _starter(checkpoint, limit), limit)
             return self._ahead
 
@@ -316,13 +316,6 @@ def _starter(checkpoint: Checkpoint, limit: int) -> Start:
         return checkpoint.stream(names=names, order="file", progress=False, memory_limit=memory, device_limit=device)
 
     return start
-
-
-def _default_limit() -> int:
-    from .._doctor import machine
-
-    limit: int = machine.memory().details["default_memory_limit"]
-    return limit
 
 
 def _after_fork() -> None:
