@@ -194,3 +194,8 @@ class TorchFramework:
         if own and result.is_contiguous():
             return result
         return result.clone(memory_format=torch.contiguous_format)
+
+
+# Where torch has just been imported, the code that makes tensors of memory is still on the disk. Once reads keep the
+# disk busy, each fault on a page of it waits behind all of them: a first tensor that is there waits for its code.
+torch.frombuffer(bytearray(1), dtype=torch.uint8)
