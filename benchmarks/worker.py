@@ -105,10 +105,13 @@ class _AllMemory:
 
     def __init__(self) -> None:
         self._bytes = np.asarray(self)
+        # The code of this, too, is read from the disk when it first runs: not behind the reads of a load.
+        self.touch(np.zeros(2 * _PAGE, np.uint8))
 
     def touch(self, tensor: Any) -> None:
-        """Read one byte of each page of a torch tensor, so that the page is really there."""
-        start = tensor.data_ptr() - self._FIRST
+        """Read one byte of each page of a tensor of torch or numpy, so that the page is really there."""
+        address = tensor.ctypes.data if isinstance(tensor, np.ndarray) else tensor.data_ptr()
+        start = address - self._FIRST
         self._bytes[start : start + tensor.nbytes : _PAGE].tobytes()
 
 
