@@ -3,6 +3,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -22,6 +23,7 @@
 #include "engine/checkpoint.h"
 #include "storage/local_file.h"
 #include "storage/local_probe.h"
+#include "storage/reading_mark.h"
 
 namespace nb = nanobind;
 
@@ -99,6 +101,24 @@ double cached(const Checkpoint& checkpoint, std::size_t index) {
   return std::max(0.0, cached_fraction(handle->buffered.get(), file->size()));
 }
 
+// A mark on a file that is read in other ways than by a stream.
+struct Reading {
+  ReadingMark mark;
+  bool shared = false;
+};
+
+std::unique_ptr<Reading> read(const Checkpoint& checkpoint, std::size_t index) {
+  const LocalFile* file = local(checkpoint, index);
+  if (file == nullptr) return std::make_unique<Reading>();
+  const nb::gil_scoped_release release;
+  auto handle = value_or_throw(file->handle());
+  if (!has_device(handle->buffered.get())) return std::make_unique<Reading>();
+  // Marked first, so that of two that begin at the same time at least one sees the other.
+  auto reading = std::make_unique<Reading>(ReadingMark(handle));
+  reading->shared = others_read(*handle);
+  return reading;
+}
+
 std::uint64_t total_bytes(const Checkpoint& checkpoint) {
   std::uint64_t bytes = 0;
   for (const auto ref : checkpoint.tensors()) bytes += checkpoint.header(ref).range(ref.entry).size();
@@ -108,6 +128,7 @@ std::uint64_t total_bytes(const Checkpoint& checkpoint) {
 }  // namespace
 
 void bind_checkpoint(nb::module_& module) {
+  nb::class_<Reading>(module, "Reading").def_ro("shared", &Reading::shared);
   nb::class_<Checkpoint>(module, "Checkpoint")
       .def_static("open", &open, nb::arg("sources"), nb::arg("weight_map").none(), nb::arg("log") = nb::none())
       .def("__len__", [](const Checkpoint& self) { return self.tensors().size(); })
@@ -119,6 +140,7 @@ void bind_checkpoint(nb::module_& module) {
       .def("metadata", &metadata, nb::arg("source"))
       .def("duplicate", &duplicate, nb::arg("source"))
       .def("cached", &cached, nb::arg("source"))
+      .def("read", &read, nb::arg("source"))
       .def("nbytes", &total_bytes)
       .def("park", &Checkpoint::park);
 }

@@ -362,10 +362,10 @@ struct Selection {
 
 std::unique_ptr<PyStream> start(std::shared_ptr<Checkpoint> checkpoint, Selection selection, bool file_order,
                                 std::uint64_t memory_limit, std::uint32_t concurrency, const std::string& backend,
-                                double called, const std::optional<PyDevice>& device = std::nullopt,
-                                bool trace = false) {
+                                double called, const std::optional<PyDevice>& device, bool trace, bool parts) {
   StreamOptions options{.file_order = file_order, .memory_limit = memory_limit, .concurrency = concurrency};
   options.trace = trace;
+  options.parts = parts;
   options.backend = backend == "uring"   ? Backend::kUring
                     : backend == "pread" ? Backend::kPread
                     : backend == "mmap"  ? Backend::kMmap
@@ -398,7 +398,7 @@ std::unique_ptr<PyStream> start_tensors(std::shared_ptr<Checkpoint> checkpoint,
     for (std::uint32_t index = 0; index < count; ++index) selection.add(*checkpoint, index);
   }
   return start(std::move(checkpoint), std::move(selection), file_order, memory_limit, concurrency, backend, called,
-               device, trace);
+               device, trace, false);
 }
 
 std::unique_ptr<PyStream> start_parts(std::shared_ptr<Checkpoint> checkpoint, std::vector<Part> parts, bool file_order,
@@ -413,7 +413,7 @@ std::unique_ptr<PyStream> start_parts(std::shared_ptr<Checkpoint> checkpoint, st
     if (again && items.back().range.begin < items[items.size() - 2].range.end) throw nb::value_error("parts overlap");
   }
   return start(std::move(checkpoint), std::move(selection), file_order, memory_limit, concurrency, backend, called,
-               device);
+               device, false, true);
 }
 
 }  // namespace

@@ -52,7 +52,10 @@ Result<ReaderChoice> Lanes::choose_gds(std::uint32_t source, bool only_read, Loc
 }
 
 std::unique_ptr<Reader> Lanes::make_reader(ReaderKind kind, const HttpObject* object, const StreamOptions& options) {
+  // Who asks for io_uring by name gets O_DIRECT.
+  const bool heeds_others = !options.parts && options.backend != Backend::kUring;
   return options.make_reader(kind, {.concurrency = options.concurrency,
+                                    .heeds_others = heeds_others,
                                     .log = log_,
                                     .connections = sources_.connections.get(),
                                     .host = object == nullptr ? nullptr : &object->host(),

@@ -65,6 +65,7 @@ std::unique_ptr<Reader> make_reader(ReaderKind kind, const ReaderContext& contex
     std::vector<std::unique_ptr<Reader>> readers;
     for (std::uint32_t ring = 0; ring < rings; ++ring) {
       UringOptions options;
+      options.heeds_others = context.heeds_others;
       options.most_concurrency = std::max(std::min(options.most_concurrency, most_by_descriptors()) / rings, 1U);
       options.start_concurrency = std::min(options.start_concurrency / rings, options.most_concurrency);
       if (concurrency > 0) {

@@ -21,6 +21,7 @@ namespace weightstream {
 // What a reader may need, all of which outlives it.
 struct ReaderContext {
   std::uint32_t concurrency = 0;  // the most reads in flight; 0 lets the reader find out, within bounds of its own
+  bool heeds_others = false;      // see UringOptions
   LogSink& log;
   HttpConnections* connections = nullptr;  // of the http reader
   HttpHost* host = nullptr;                // of the http reader, if its sources have one

@@ -16,6 +16,7 @@ struct StreamOptions {
   std::uint64_t memory_limit = 0;  // bytes in flight or ready but not taken; 0: a default that fits the machine
   std::uint32_t concurrency = 0;   // most reads in flight per reader; 0: found out while reading
   Backend backend = Backend::kAuto;
+  bool parts = false;              // parts of tensors: other processes that read these files want other parts
   bool trace = false;              // keep what it did when
   std::optional<DeviceTarget> device = {};  // where items go; host memory without one
   ReaderFactory make_reader = weightstream::make_reader;  // tests put faults here

@@ -58,6 +58,9 @@ class LocalFile final : public Source {
     FileDescriptor buffered;
     FileDescriptor direct;  // empty until open_direct() succeeded
     std::atomic<bool> direct_refused = false;
+    std::atomic<bool> shared = false;  // others were seen to read the file, too: go through the page cache
+    std::mutex marking;
+    std::uint32_t marks = 0;  // ReadingMark's, under `marking`
   };
   // The open handle, or the file opened again: then it has to be the same file, else kSourceChanged.
   Result<std::shared_ptr<Handle>> handle() const;

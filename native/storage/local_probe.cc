@@ -102,6 +102,8 @@ std::string percent(double fraction) { return std::to_string(std::lround(fractio
 
 }  // namespace
 
+bool has_device(int fd) { return filesystem_of(fd).direct; }
+
 double cached_part(int fd, std::uint64_t offset, std::uint64_t length) {
   CachestatRange range{offset, length};
   Cachestat status{};

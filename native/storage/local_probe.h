@@ -34,6 +34,10 @@ class LocalProbe {
   std::optional<Status> ring_;  // whether io_uring works here
 };
 
+// Whether O_DIRECT reads of the file come from a device of this machine: then each process that reads it so brings all
+// of it from there.
+[[nodiscard]] bool has_device(int fd);
+
 // The part of a range, 0 to 1, that is in the page cache; negative when the kernel does not say (before Linux 6.5).
 [[nodiscard]] double cached_part(int fd, std::uint64_t offset, std::uint64_t length);
 

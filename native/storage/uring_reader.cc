@@ -15,6 +15,7 @@
 #include "base/core_thread.h"
 #include "storage/concurrency.h"
 #include "storage/local_file.h"
+#include "storage/reading_mark.h"
 
 namespace weightstream {
 namespace {
@@ -68,6 +69,7 @@ class UringReader final : public Reader {
   struct Place {
     ReadRequest request;
     std::shared_ptr<LocalFile::Handle> handle;
+    ReadingMark mark = {};
     std::uint64_t done = 0;
     std::uint32_t retries = 0;
     std::uint32_t refusals = 0;  // in a row
@@ -129,9 +131,21 @@ class UringReader final : public Reader {
       ++in_flight_;
       Place& place = places_[index];
       place = {.request = *request, .handle = std::move(*handle), .busy = true};
-      place.direct = !place.handle->direct_refused && open_direct(file, *place.handle);
+      place.direct = !through_cache(file, place) && !place.handle->direct_refused && open_direct(file, *place.handle);
       queue(index);
     }
+  }
+
+  // Two that begin at the same time both mark first, so that at least one sees the other.
+  bool through_cache(const LocalFile& file, Place& place) {
+    if (!options_.heeds_others) return false;
+    place.mark = ReadingMark(place.handle);
+    if (!place.handle->shared && others_read(*place.handle)) {
+      place.handle->shared = true;
+      log_.write_once("read by others", LogLevel::kInfo,
+                      file.name() + ": others read it at the same time; reading through the page cache from here on");
+    }
+    return place.handle->shared;
   }
 
   bool open_direct(const LocalFile& file, LocalFile::Handle& handle) {

@@ -1,4 +1,5 @@
-// Reads local files through io_uring with O_DIRECT: a deep queue kept full by one thread, no page cache, no copy.
+// Reads local files through io_uring with O_DIRECT: a deep queue kept full by one thread, no page cache, no copy. A
+// file that others read at the same time goes through the page cache, see reading_mark.h.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@ namespace weightstream {
 struct UringOptions {
   std::uint32_t start_concurrency = 16;  // reads in flight at first
   std::uint32_t most_concurrency = 64;
+  bool heeds_others = false;  // marks what it reads, and looks for marks
   // Where the ring comes from; tests put faults here.
   std::function<Result<std::unique_ptr<IoRing>>(std::uint32_t entries)> create_ring = IoRing::create;
 };

@@ -119,8 +119,15 @@ class Checkpoint:
         """The part of a local file, 0 to 1, that is in the page cache, from a sample; 0 where nobody can say."""
 
     def nbytes(self) -> int: ...
+    def read(self, source: int) -> Reading: ...
     def park(self) -> None:
         """Closes the descriptors that the checkpoint keeps open."""
+
+class Reading:
+    """As long as it lives, others see that the file is read. shared: whether others read it, too, when it was made."""
+
+    @property
+    def shared(self) -> bool: ...
 
 class HostTensor:
     """The bytes of one tensor; a writable buffer. The memory lives as long as any view of it."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._core import Checkpoint as CoreCheckpoint
+from .._core import Reading
 from .._tensors import TensorInfo
 
 # From this part on, mapping the file beats reading it from the device: the core's own threshold.
@@ -34,6 +35,8 @@ class LocalFile:
         self._checkpoint = checkpoint
         self._source = source
         self._cached: float | None = None
+        self._reading: Reading | None = None
+        self._is_shared: bool | None = None
         self._handed_out: dict[str, object] = {}  # tensors that lie, or have parts, in the shared mapping
         # Two threads may make one each, and both are right.
         self._shared: mmap.mmap | None = None
@@ -44,6 +47,20 @@ class LocalFile:
         if self._cached is None:
             self._cached = self._checkpoint.cached(self._source)
         return self._cached >= _MOSTLY_CACHED
+
+    def is_shared(self) -> bool:
+        """Whether others read it at the same time: through the page cache it comes once. Found out once.
+
+        They see that this one reads it, until `release`.
+        """
+        if self._is_shared is None:
+            self._reading = self._checkpoint.read(self._source)
+            self._is_shared = self._reading.shared
+        return self._is_shared
+
+    def release(self) -> None:
+        """It is not being read any more."""
+        self._reading = None
 
     def tensor(self, make: Make, info: TensorInfo) -> Any:
         """The whole tensor, the caller's own."""

@@ -112,7 +112,7 @@ class Reader:
         info = self.info(name)
         self._check_dtype(info)
         try:
-            file = self._mapped_file(info)
+            file = self._mapped_file(info, whole=True)
             if file is not None:
                 self._add(mapped=1)
                 return file.tensor(self._maker(), info)
@@ -142,7 +142,7 @@ class Reader:
         for info in infos:
             self._check_dtype(info)
         try:
-            if all(self._mapped_file(info) is not None for info in infos):
+            if all(self._mapped_file(info, whole=True) is not None for info in infos):
                 return {info.name: self.tensor(info.name) for info in infos}
             with checkpoint.stream(names=_every, order="arrival", progress=False, device_limit=_NO_LIMIT) as stream:
                 arrived = dict(stream)
@@ -181,6 +181,8 @@ class Reader:
             return
         if self._ahead is not None:
             self._ahead.stop()
+        for file in self._files.values():
+            file.release()
         self._checkpoint._park()
 
     def stats(self) -> ReadStats:
@@ -238,14 +240,15 @@ class Reader:
     def _index(self, tensor: Any, index: Any) -> Any:
         return self._own_framework().index(tensor, index)
 
-    def _mapped_file(self, info: TensorInfo) -> LocalFile | None:
-        """The file to map for a tensor; None where it is to be read."""
+    def _mapped_file(self, info: TensorInfo, *, whole: bool = False) -> LocalFile | None:
+        """The file to map for a tensor, or a part of it; None where it is to be read."""
         if self._device != "cpu":
             return None
         file = self._files.get(info.source)
-        if file is None or not (self._checkpoint._settings.backend == "mmap" or file.mostly_cached()):
-            return None
-        return file
+        if file is None or self._checkpoint._settings.backend == "mmap" or file.mostly_cached():
+            return file
+        # Others who want parts want other parts.
+        return file if whole and file.is_shared() else None
 
     def _maker(self) -> Make:
         if self._make is None:
