@@ -20,6 +20,7 @@ from benchmarks import caches, memory
 from benchmarks.caches import CacheError
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.files import MANIFEST, DataSet
+from benchmarks.machine import disk
 from benchmarks.servers import Server, ServerError
 from benchmarks.worker import Job
 
@@ -28,6 +29,7 @@ STEP_SECONDS = 900.0
 SAMPLE_SECONDS = 0.05
 CACHE_TRIES = 10
 CACHE_WAIT_SECONDS = 2.0
+_SECTOR = 512  # what /sys counts in, whatever the disk has
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -88,6 +90,9 @@ class Worker:
             raise WorkerError(message.get("error", f"unexpected answer {message}"))
         return message
 
+    def tell(self, do: str) -> None:
+        self._send({"do": do})
+
     def ask(
         self, do: str, answer: str, while_waiting: Callable[[], None] | None = None, **fields: Any
     ) -> dict[str, Any]:
@@ -146,6 +151,8 @@ class Conditions:
     """Where the files are loaded from, unless it is the disk."""
     device: str = "cpu"
     """Where the tensors go."""
+    ranks: int = 1
+    """How many processes load all of it at the same time."""
 
 
 def converted(contender: Contender, files: Sequence[Path]) -> list[Path]:
@@ -167,11 +174,11 @@ def prepare_cache(files: Sequence[Path], state: str) -> str:
     return caches.PREPARE[state](files)
 
 
-def _run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions: Conditions) -> dict[str, Any]:
+def _job(contender: Contender, data: DataSet, primer: DataSet, conditions: Conditions) -> Job:
     server = conditions.server
     files = list(data.files) if server else converted(contender, data.files)
     primers = list(primer.files) if server else converted(contender, primer.files)
-    job = Job(
+    return Job(
         contender=contender.name,
         files=[server.url(path) if server else str(path) for path in files],
         primer=[server.url(path, primer=True) if server else str(path) for path in primers],
@@ -179,8 +186,13 @@ def _run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions
         checksums=str(data.folder / MANIFEST),
         device=conditions.device,
     )
+
+
+def _run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions: Conditions) -> dict[str, Any]:
+    server = conditions.server
+    files = list(data.files) if server else converted(contender, data.files)
     environment = dict(contender.environment) | (server.environment if server else {})
-    with Worker(job, environment) as worker:
+    with Worker(_job(contender, data, primer, conditions), environment) as worker:
         worker.expect("ready")
         method = prepare_cache(files, conditions.cache)
         # What goes to a device takes less of the host's memory.
@@ -219,12 +231,58 @@ def _run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions
     }
 
 
+def _run_ranks(contender: Contender, data: DataSet, primer: DataSet, conditions: Conditions) -> dict[str, Any]:
+    """Several workers that load the same local files from the same moment on."""
+    job = _job(contender, data, primer, conditions)
+    files = converted(contender, data.files)
+    with contextlib.ExitStack() as stack:
+        ranks = [stack.enter_context(Worker(job, dict(contender.environment))) for _ in range(conditions.ranks)]
+        for rank in ranks:
+            rank.expect("ready")
+        warmed = [rank.ask("prewarm", "prewarmed", bytes=data.nbytes) for rank in ranks]
+        method = prepare_cache(files, conditions.cache)
+        resident = caches.check(files, conditions.cache)
+        system, from_disk = SystemCpu(), disk_bytes(data.folder)
+        for rank in ranks:
+            rank.tell("go")
+        runs = [rank.expect("done") for rank in ranks]
+        from_disk = disk_bytes(data.folder) - from_disk
+        others = system.others_share(sum(run["cpu_user"] + run["cpu_system"] for run in runs))
+        verified = [rank.ask("verify", "verified") for rank in ranks] if conditions.verify else []
+    for run in runs:
+        if run["bytes"] != data.nbytes or run["tensors"] != data.tensors:
+            raise WorkerError(f"delivered {run['tensors']} tensors of {run['bytes']} bytes")
+    sums = {
+        key: sum(run[key] for run in runs) for key in ("bytes", "tensors", "cpu_user", "cpu_system", "consumer_cpu")
+    }
+    highest = {key: max(run[key] for run in runs) for key in ("seconds", "first_tensor", "peak_growth")}
+    return {
+        **sums,
+        **highest,
+        **(next((one for one in verified if not one["verified"]), verified[0]) if verified else {}),
+        "ranks": runs,
+        "version": runs[0]["version"],
+        "disk_bytes": from_disk,
+        "others_cpu_share": others,
+        "cache_method": method,
+        "residency": resident,
+        "prewarmed_bytes": sum(one["bytes"] for one in warmed),
+    }
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes that the disk which holds a folder has delivered so far."""
+    return int((disk(folder) / "stat").read_text().split()[2]) * _SECTOR
+
+
 def run_worker(contender: Contender, data: DataSet, primer: DataSet, conditions: Conditions) -> dict[str, Any]:
-    """One timed load by one contender in a fresh process.
+    """One timed load by one contender in a fresh process, or in several at the same time.
 
     Raises WorkerError when it fails, CacheError when the page cache is not in the wanted state, ServerError when the
     server is gone.
     """
+    if conditions.ranks > 1:
+        return _run_ranks(contender, data, primer, conditions)
     try:
         return _run_worker(contender, data, primer, conditions)
     except (WorkerError, OSError) as error:

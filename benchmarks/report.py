@@ -43,6 +43,8 @@ def _loads(result: Result) -> str:
     head += ["peak memory growth, GB", "bytes checked"]
     if floor := result.get("floor_seconds"):
         head.insert(_AFTER_SECONDS, "of the floor")
+    if ranks := any("ranks" in run for one in result["contenders"] for run in one["runs"]):
+        head.append("from the disk, GB")
     if result.get("server"):
         head.append("server's CPU-s/GB")
     if _to_device(result):
@@ -65,6 +67,8 @@ def _loads(result: Result) -> str:
         )
         if floor:
             rows[-1].insert(_AFTER_SECONDS, _number(numbers["seconds"] / floor, 2) + "x")
+        if ranks:
+            rows[-1].append(_number(numbers["disk_bytes"], 2, 1e-9))
         if result.get("server"):
             rows[-1].append(_number(numbers["server_cpu_seconds_per_gigabyte"], 2))
         if _to_device(result):

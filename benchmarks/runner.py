@@ -172,6 +172,7 @@ def _run_loads(scenario: Scenario, settings: Settings, server: Server | None) ->
             verify=settings.verify and number == 0,
             server=server,
             device=device,
+            ranks=scenario.ranks,
         )
         return run_worker(contender, data, primer, conditions)
 

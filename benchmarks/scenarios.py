@@ -79,6 +79,8 @@ class Scenario:
     targets: tuple[Target, ...] = ()
     device: str = ""
     """Where the tensors go, if not to the CPU."""
+    ranks: int = 1
+    """How many processes load all of it at the same time."""
 
 
 def _over_link(server: str, question: str, of_floor: float) -> Scenario:
@@ -206,6 +208,16 @@ SCENARIOS: dict[str, Scenario] = {
             baseline="weightstream",
             consumer_keeps=DROP,
             sample_memory=True,
+        ),
+        Scenario(
+            name="cold-ranks",
+            question="How fast do three processes load the same file from the disk at the same time, all of it each?",
+            data="llama-4gb",
+            cache="cold",
+            contenders=("weightstream", "weightstream-safe-open", "safetensors", "safetensors-pread", "runai"),
+            baseline="safetensors",
+            consumer_keeps=DROP,
+            ranks=3,
         ),
         Scenario(
             name="cold-15gb",

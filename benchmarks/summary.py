@@ -58,6 +58,7 @@ def of_loads(runs: list[Run], baseline: list[Run]) -> dict[str, float | None]:
             (run["sampled_peak_growth"] for run in runs if "sampled_peak_growth" in run), default=None
         ),
         "pinned_bytes": _most(runs, "pinned_bytes"),
+        "disk_bytes": middle(lambda run: run["disk_bytes"], "disk_bytes"),
         "device_used": _most(runs, "device_used"),
         "device_allocated_peak": _most(runs, "device_allocated_peak"),
         "others_cpu_share": middle(lambda run: run["others_cpu_share"], "others_cpu_share"),
