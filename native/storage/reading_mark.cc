@@ -1,6 +1,7 @@
 #include "storage/reading_mark.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <mutex>
@@ -26,18 +27,20 @@ void set(const LocalFile::Handle& handle, short type) {
 
 }  // namespace
 
-ReadingMark::ReadingMark(std::shared_ptr<LocalFile::Handle> handle) : handle_(std::move(handle)) {
+ReadingMark::ReadingMark(std::shared_ptr<LocalFile::Handle> handle) : handle_(std::move(handle)), process_(::getpid()) {
   const std::lock_guard lock(handle_->marking);
   if (handle_->marks++ == 0) set(*handle_, F_RDLCK);
 }
 
 ReadingMark& ReadingMark::operator=(ReadingMark&& other) noexcept {
   std::swap(handle_, other.handle_);
+  std::swap(process_, other.process_);
   return *this;
 }
 
 ReadingMark::~ReadingMark() {
-  if (!handle_) return;
+  // In a forked child the lock is the parent's, and `marking` may be held for ever.
+  if (!handle_ || process_ != ::getpid()) return;
   const std::lock_guard lock(handle_->marking);
   // Closing would not do: mappings of the file keep the description, and with it the lock.
   if (--handle_->marks == 0) set(*handle_, F_UNLCK);

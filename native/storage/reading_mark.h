@@ -6,6 +6,8 @@
 // needs no common memory, and is gone with its process. Where the filesystem has no such locks nobody sees anybody.
 #pragma once
 
+#include <sys/types.h>
+
 #include <memory>
 
 #include "storage/local_file.h"
@@ -24,6 +26,7 @@ class ReadingMark {
 
  private:
   std::shared_ptr<LocalFile::Handle> handle_;
+  pid_t process_ = 0;  // that made it
 };
 
 // Whether the file is marked through another handle than this one, mostly by another process.

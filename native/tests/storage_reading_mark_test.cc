@@ -92,6 +92,17 @@ TEST_F(ReadingMarkTest, IsSeenByOtherProcessesAndEndsWithItsOwn) {
   EXPECT_FALSE(others_read(*handle(*mine)));
 }
 
+TEST_F(ReadingMarkTest, StaysTheParentsAfterAFork) {
+  const auto theirs = open();
+  ReadingMark mark(handle(*open()));
+  EXPECT_EQ(in_child([&] {
+              mark = ReadingMark();
+              return 0;
+            }),
+            0);
+  EXPECT_TRUE(others_read(*handle(*theirs)));
+}
+
 class MarkedUringReader : public ReadingMarkTest {
  protected:
   void SetUp() override {
