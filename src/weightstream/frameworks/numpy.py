@@ -76,16 +76,18 @@ def numpy_dtype(dtype: str) -> np.dtype[Any]:
     return np.dtype(scalar)
 
 
-def of_buffer(buffer: Any, dtype: str, shape: tuple[int, ...], offset: int, nbytes: int) -> np.ndarray[Any, Any]:
+def of_buffer(
+    buffer: Any, dtype: str, shape: tuple[int, ...], offset: int, nbytes: int, copy: bool = False
+) -> np.ndarray[Any, Any]:
     """An array of a header's dtype name and shape that lies in `buffer`, from `offset` on, and keeps it alive.
 
-    One that is not aligned for its dtype there is a copy.
+    One that is not aligned for its dtype there is a copy, as is any that is asked for as one.
     """
     made = numpy_dtype(dtype)
     if dtype in _PACKED:
         shape = _packed(dtype, shape, nbytes)
     array: np.ndarray[Any, Any] = np.ndarray(shape, made, buffer, offset)
-    return array if array.flags.aligned else array.copy()
+    return array.copy() if copy or not array.flags.aligned else array
 
 
 def _packed(dtype: str, shape: tuple[int, ...], nbytes: int) -> tuple[int, ...]:

@@ -73,14 +73,17 @@ def view(tensor: torch.Tensor, dtype: str | None) -> torch.Tensor:
     return tensor.view(torch_dtype(dtype)) if dtype in _CROSS_AS_BYTES else tensor
 
 
-def of_buffer(buffer: Any, dtype: str, shape: tuple[int, ...], offset: int, nbytes: int) -> torch.Tensor:
+def of_buffer(
+    buffer: Any, dtype: str, shape: tuple[int, ...], offset: int, nbytes: int, copy: bool = False
+) -> torch.Tensor:
     """A tensor of a header's dtype name and shape that lies in `buffer`, from `offset` on, and keeps it alive.
 
-    It has a storage of its own, of exactly its size. One that is not aligned for its dtype there is a copy.
+    It has a storage of its own, of exactly its size. One that is not aligned for its dtype there is a copy, as is any
+    that is asked for as one.
     """
     made, packed = tensor_like(dtype, shape)
     if nbytes == 0:
         return torch.empty(packed, dtype=made)
-    if offset % made.itemsize:
+    if copy or offset % made.itemsize:
         return torch.frombuffer(buffer, dtype=torch.uint8, count=nbytes, offset=offset).clone().view(made).view(packed)
     return torch.frombuffer(buffer, dtype=made, count=nbytes // made.itemsize, offset=offset).view(packed)

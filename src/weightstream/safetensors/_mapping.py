@@ -6,20 +6,33 @@ a mapping cannot promise is in docs/semantics.md. So it is used where it wins: f
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from .._core import Checkpoint as CoreCheckpoint
 from .._core import Reading
+from .._errors import StorageError
 from .._tensors import TensorInfo
 
 # From this part on, mapping the file beats reading it from the device: the core's own threshold.
 _MOSTLY_CACHED = 0.5
+# From this size on, pages that come when they are touched beat a copy.
+_LEAST_MAPPED = 1 << 20
 
-# (buffer, dtype, shape, offset in bytes, bytes) -> a tensor of the buffer's memory, with a storage of exactly its size
-Make = Callable[[Any, str, "tuple[int, ...]", int, int], Any]
+# (buffer, dtype, shape, offset in bytes, bytes, whether to copy) -> a tensor of the buffer's memory, or of its own. Its
+# storage has exactly its size.
+Make = Callable[[Any, str, "tuple[int, ...]", int, int, bool], Any]
+
+# Python's own mmap keeps a descriptor for each mapping, and a process has few of them. (trackfd=False: from 3.13 on.)
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_FAILED = ctypes.c_void_p(-1).value
 
 
 class LocalFile:
@@ -27,6 +40,7 @@ class LocalFile:
 
     Raises (from every method):
         SourceChangedError: it is not that file any more.
+        StorageError: the process may not have another mapping, or not the memory for it.
         WeightstreamError: it cannot be opened.
 
     """
@@ -39,8 +53,8 @@ class LocalFile:
         self._is_shared: bool | None = None
         self._handed_out: dict[str, object] = {}  # tensors that lie, or have parts, in the shared mapping
         # Two threads may make one each, and both are right.
-        self._shared: mmap.mmap | None = None
-        self._pristine: mmap.mmap | None = None
+        self._shared: Any = None
+        self._pristine: Any = None
 
     def mostly_cached(self) -> bool:
         """Whether mapping it beats reading it from the device. Found out once."""
@@ -72,24 +86,36 @@ class LocalFile:
         mine = object()
         if self._handed_out.setdefault(info.name, mine) is mine:  # for one of many threads only
             if self._shared is None:
-                self._shared = self._map()
-            return make(self._shared, info.dtype, shape, begin, end - begin)
-        # Who has it may have written to it: once more, it gets pages of its own.
+                self._shared = self._map(info.source)
+            return make(self._shared, info.dtype, shape, begin, end - begin, False)
+        # Who has it may have written to it: once more, it gets memory of its own.
+        if end - begin < _LEAST_MAPPED:
+            return make(self._unwritten(info.source), info.dtype, shape, begin, end - begin, True)
         aligned = begin - begin % mmap.ALLOCATIONGRANULARITY
-        mapped = self._map(aligned, max(1, end - aligned))
-        return make(mapped, info.dtype, shape, begin - aligned, end - begin)
+        return make(self._map(info.source, aligned, end), info.dtype, shape, begin - aligned, end - begin, False)
 
     def source(self, make: Make, info: TensorInfo) -> Any:
         """The whole tensor, to copy from, and not to hand out."""
-        if self._pristine is None:
-            self._pristine = self._map()
-        return make(self._pristine, info.dtype, info.shape, info.range[0], info.nbytes)
+        return make(self._unwritten(info.source), info.dtype, info.shape, info.range[0], info.nbytes, False)
 
-    def _map(self, offset: int = 0, length: int = 0) -> mmap.mmap:
+    def _unwritten(self, path: str) -> Any:
+        if self._pristine is None:
+            self._pristine = self._map(path)
+        return self._pristine
+
+    def _map(self, path: str, begin: int = 0, end: int | None = None) -> Any:
+        """A buffer of bytes [begin, end) of the file, which is unmapped when nothing lies in it any more."""
         descriptor = self._checkpoint.duplicate(self._source)
         assert descriptor is not None
         try:
+            length = (os.fstat(descriptor).st_size if end is None else end) - begin
             writable = mmap.PROT_READ | mmap.PROT_WRITE
-            return mmap.mmap(descriptor, length, flags=mmap.MAP_PRIVATE, prot=writable, offset=offset)
+            address = _libc.mmap(None, length, writable, mmap.MAP_PRIVATE, descriptor, begin)
+            errno = ctypes.get_errno()
         finally:
             os.close(descriptor)
+        if address == _FAILED:
+            raise StorageError(f"cannot map {length} bytes of it: {os.strerror(errno)}", source=path, errno=errno)
+        mapped = (ctypes.c_char * length).from_address(address)
+        weakref.finalize(mapped, _libc.munmap, address, length).atexit = False  # tensors may live until the very end
+        return mapped
