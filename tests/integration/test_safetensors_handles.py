@@ -255,6 +255,34 @@ def test_a_forked_child_goes_on(model: Model, backend: str) -> None:
     assert run(program, model[0], backend).split() == ["0", "True"]
 
 
+def test_a_loader_does_not_go_on_in_a_forked_child(model: Model) -> None:
+    with ScriptedServer(model[0].read_bytes()) as server:
+        program = """
+            import os, signal, threading, time, warnings
+            from weightstream.safetensors import safe_open
+            warnings.simplefilter("ignore")
+            loader = safe_open(sys.argv[1], "np").prefetch()
+            threading.Thread(target=loader.take, args=("t011",), daemon=True).start()
+            while not loader._window._taking:
+                time.sleep(0.01)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)  # and no exception: a thread that waits for a lock would not see it
+                for use in (lambda: loader.take("t004"), lambda: next(iter(loader))) * 2:
+                    try:
+                        use()
+                    except Exception as error:
+                        print(type(error).__name__, "forked" in str(error), end=" ", flush=True)
+                    loader.close()
+                del loader
+                os._exit(7)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            os._exit(0)
+        """
+        server.when(lambda request: (request.range_of(13 * MIB) or (0, 0))[0] > 2 * MIB, Stall(30))
+        assert run(program, server.url()).split() == ["ClosedError", "True"] * 4 + ["7"]
+
+
 def test_ctrl_c_while_it_waits_for_what_is_read_ahead(model: Model) -> None:
     with ScriptedServer(model[0].read_bytes()) as server:
         program = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -40,6 +41,7 @@ class PrefetchLoader:
         self._names = names
         self._left = set(names)
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._closed = False
 
     def names(self) -> list[str]:
@@ -56,10 +58,12 @@ class PrefetchLoader:
         What arrives before it is kept, beyond the memory limit if need be: iterating the loader never needs more.
 
         Raises:
-            SafetensorError: it is not in the plan, was handed out already, could not be read, or the loader is closed.
+            SafetensorError: it is not in the plan, was handed out already, could not be read, or the loader is closed,
+                or made in the process that this one was forked from.
 
         """
         check_name(name)
+        self._check_process()
         with self._lock:
             if self._closed:
                 raise ClosedError("prefetch loader closed")
@@ -78,6 +82,7 @@ class PrefetchLoader:
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """(name, tensor) as they arrive; those that were taken already are left out."""
         while self._left:
+            self._check_process()
             found = None if self._closed else self._window.take_next(self._claim)
             if found is not None:
                 yield found
@@ -94,7 +99,8 @@ class PrefetchLoader:
     def close(self) -> None:
         """Stops loading and drops what was not handed out. Idempotent."""
         self._closed = True
-        self._window.stop()
+        if self._process == os.getpid():
+            self._window.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +109,13 @@ class PrefetchLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_process(self) -> None:
+        """Before any lock is taken: a thread of the parent's may have held it at the fork."""
+        if self._process != os.getpid():
+            raise ClosedError(
+                f"this loader was made in process {self._process}; make one of its own in this forked process"
+            )
 
     def _fail(self) -> NoReturn:
         if self._window.error is not None and not self._closed:
