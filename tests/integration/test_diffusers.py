@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,16 @@ def test_a_model_of_it_in_another_variant(put: Put, pipeline: Path) -> None:
     )
     assert_same_state(ours, diffusers.UNet2DModel.from_pretrained(pipeline, **settings))
     assert ours.dtype == torch.float16
+
+
+def test_a_file_url_is_as_its_folder(tmp_path: Path) -> None:
+    class Given:
+        @staticmethod
+        def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+            return args, kwargs
+
+    given = from_pretrained(f"file://{tmp_path}", model_class=Given, disable_mmap=True)
+    assert given == ((str(tmp_path),), {"disable_mmap": True})
 
 
 @pytest.mark.parametrize("put", ["s3"], indirect=True)

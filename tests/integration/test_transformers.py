@@ -248,6 +248,24 @@ class TestArguments:
         ours = from_pretrained(place.location, storage_options=place.storage_options, disable_mmap=True)
         assert_same_state(ours, transformers.LlamaForCausalLM.from_pretrained(llama))
 
+    def test_a_file_url_is_as_its_folder(self, llama: Path, tmp_path: Path) -> None:
+        pytest.importorskip("accelerate")
+        on_the_cpu = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+        device_map = {**dict.fromkeys(on_the_cpu, "cpu"), "model.layers": "disk"}
+        ours = from_pretrained(f"file://{llama}", device_map=device_map, offload_folder=tmp_path)
+        assert "disk" in ours.hf_device_map.values()
+        assert ours.config.name_or_path == ours.name_or_path == str(llama)
+        with torch.no_grad():
+            assert torch.equal(ours(**BATCH)[0], transformers.LlamaForCausalLM.from_pretrained(llama)(**BATCH)[0])
+
+        class Given:
+            @staticmethod
+            def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+                return args, kwargs
+
+        given = from_pretrained(f"file://{llama}", model_class=Given, disable_mmap=True)
+        assert given == ((str(llama),), {"disable_mmap": True})
+
     @pytest.mark.parametrize("put", ["s3"], indirect=True)
     def test_a_map_onto_the_disk_is_refused(self, put: Put, llama: Path, tmp_path: Path) -> None:
         pytest.importorskip("accelerate")

@@ -62,17 +62,14 @@ def as_local_folder(
         ...     model = SentenceTransformer(folder)
 
     """
-    where = os.fspath(location)
-    if not isinstance(where, str):
-        raise ConfigError(f"a location is a path or a URL, not {type(location).__name__}")
-    if where.startswith("file://"):
-        where = _path_of(where)
-    if "://" not in where:
+    path = loaded_as_it_is(location)
+    if path is not None:
         if storage_options:
             raise ConfigError("storage_options are for URLs; this is a local folder or a repository's name")
         with patch_safetensors():
-            yield where
+            yield path
         return
+    where = os.fspath(location)
     options = _config.resolve(names=(), storage_options=storage_options).storage_options
     files, contents = _files(where, options, variant)
     if not any(file.key.endswith(SUFFIX) for file in files):
@@ -84,6 +81,21 @@ def as_local_folder(
         _log.logger.info("%s: %d files are fetched, %d are streamed", printable(where), fetched, len(stand_ins))
         with standing_in(stand_ins), patch_safetensors():
             yield folder
+
+
+def loaded_as_it_is(location: str | os.PathLike[str]) -> str | None:
+    """The path of a local folder, or the name of a repository; None where a folder is made that stands for a URL.
+
+    Raises:
+        ConfigError: it is no location, or on another host.
+
+    """
+    where = os.fspath(location)
+    if not isinstance(where, str):
+        raise ConfigError(f"a location is a path or a URL, not {type(location).__name__}")
+    if where.startswith("file://"):
+        where = _path_of(where)
+    return None if "://" in where else where
 
 
 def _path_of(url: str) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ._folder import as_local_folder
+from ._folder import as_local_folder, loaded_as_it_is
 
 __all__ = ["from_pretrained"]
 
@@ -46,6 +46,6 @@ def from_pretrained(
 
         model_class = diffusers.DiffusionPipeline
     with as_local_folder(location, storage_options=storage_options, variant=kwargs.get("variant")) as folder:
-        if folder != os.fspath(location):
+        if loaded_as_it_is(location) is None:
             kwargs.pop("disable_mmap", None)  # nothing is mapped; it would read the empty files of the folder
         return model_class.from_pretrained(folder, **kwargs)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._errors import ConfigError
 from ..sources.remote import printable
-from ._folder import as_local_folder
+from ._folder import as_local_folder, loaded_as_it_is
 
 __all__ = ["from_pretrained"]
 
@@ -46,7 +46,7 @@ def from_pretrained(
 
     """
     with as_local_folder(location, storage_options=storage_options, variant=kwargs.get("variant")) as folder:
-        remote = folder != os.fspath(location)
+        remote = loaded_as_it_is(location) is None
         if remote:
             kwargs.pop("disable_mmap", None)  # nothing is mapped; it would read the empty files of the folder
         chosen = _saved_class(folder, kwargs.get("subfolder", "")) if model_class is None else model_class
