@@ -255,6 +255,48 @@ def test_a_forked_child_goes_on(model: Model, backend: str) -> None:
     assert run(program, model[0], backend).split() == ["0", "True"]
 
 
+def test_threads_of_a_forked_child_open_it_once_and_see_nothing_of_the_parents(model: Model) -> None:
+    program = """
+        import os, signal, threading, time, warnings
+        from concurrent.futures import ThreadPoolExecutor
+        from weightstream.safetensors import _reader, safe_open
+        warnings.simplefilter("ignore")
+        handle = safe_open(sys.argv[1], "np")
+        names = handle.keys()
+        reader = handle._reader
+        reader._begin_ahead()
+        opened, original, of_file = [], _reader.open_checkpoint, _reader.LocalFile
+        def slowly(do, *args, **kwargs):
+            opened.append(do)
+            time.sleep(0.2)
+            return do(*args, **kwargs)
+        _reader.open_checkpoint = lambda *args, **kwargs: slowly(original, *args, **kwargs)
+        _reader.LocalFile = lambda *args: slowly(of_file, *args)
+        held = threading.Event()
+        def hold():
+            with reader._ahead._lock:
+                held.set()
+                time.sleep(60)
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            assert handle.stats.mapped == 0
+            together = threading.Barrier(4)
+            def ask(name):
+                together.wait()
+                return handle.get_tensor(name)
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(ask, names[:4]))
+            print(len(opened), handle.stats.mapped, flush=True)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        os._exit(0)
+    """
+    assert run(program, model[0], WEIGHTSTREAM_BACKEND="mmap").split() == ["2", "4", "0"]
+
+
 def test_a_loader_does_not_go_on_in_a_forked_child(model: Model) -> None:
     with ScriptedServer(model[0].read_bytes()) as server:
         program = """

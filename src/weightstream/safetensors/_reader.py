@@ -74,7 +74,6 @@ class Reader:
             )
         except WeightstreamError as error:
             reraise(error, "Error while deserializing header: ")
-        self._process = os.getpid()
         self._framework: frameworks.Framework | None = None
         self._make: Make | None = None
         self._ahead: ReadAhead | None = None
@@ -84,6 +83,7 @@ class Reader:
             for source, path in enumerate(self._checkpoint.paths):
                 if "://" not in path:
                     self._files[path] = LocalFile(self._checkpoint._core, source)
+        self._process = os.getpid()  # last: from now on nobody looks whether what is here is the parent's
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -93,7 +93,9 @@ class Reader:
 
     def _check_process(self) -> None:
         if self._process != os.getpid():
-            self._open()
+            with self._lock:
+                if self._process != os.getpid():
+                    self._open()
 
     def info(self, name: str) -> TensorInfo:
         """What the header says of a tensor.
@@ -187,7 +189,8 @@ class Reader:
 
     def stats(self) -> ReadStats:
         """What was done so far."""
-        ahead, bytes_read = (0, 0) if self._ahead is None else self._ahead.counts()
+        mine = self._process == os.getpid()  # what the parent read ahead has a lock that may be held for ever
+        ahead, bytes_read = self._ahead.counts() if mine and self._ahead is not None else (0, 0)
         return ReadStats(self._mapped, ahead, self._read, self._bytes_read + bytes_read)
 
     def _part(self, info: TensorInfo, index: Any) -> Any:
