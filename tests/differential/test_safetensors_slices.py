@@ -132,6 +132,13 @@ def test_scalars_and_empty_tensors(path: Path, name: str, index: Any, backend: s
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("index", [np.s_[:], np.s_[...], (), 0, [], np.s_[0:1], None], ids=repr)
+def test_scalars_of_numpy(path: Path, index: Any, backend: str) -> None:
+    theirs, ours = THEIRS(path, "np").get_slice("scalar"), OURS(path, "np", backend=backend).get_slice("scalar")
+    assert outcome(lambda: ours[index]) == outcome(lambda: theirs[index])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_numpy_takes_all_of_an_empty_tensor(path: Path, backend: str) -> None:
     # Theirs says that index 0 is out of bounds, of what get_tensor returns.
     part = OURS(path, "np", backend=backend).get_slice("empty")

@@ -71,7 +71,7 @@ def check_numpy(index: Any, shape: Sequence[int]) -> Any:
     if isinstance(index, list):
         if index:
             raise SafetensorError("Non empty lists are not implemented")
-        return index
+        index = slice(0, 0)
     items = [_numpy_item(item, place) for place, item in enumerate(index if isinstance(index, tuple) else (index,))]
     if sum(item is Ellipsis for item in items) > 1:
         raise SafetensorError("Only one ellipsis (...) is allowed in slice index")
