@@ -255,6 +255,27 @@ def test_a_forked_child_goes_on(model: Model, backend: str) -> None:
     assert run(program, model[0], backend).split() == ["0", "True"]
 
 
+@pytest.mark.parametrize("backend", ["mmap", "pread"])
+def test_a_slice_in_a_forked_child_is_of_the_file_that_the_child_opens(model: Model, backend: str) -> None:
+    path = model[0]
+    other = {"before": raw("U8", (5000,), 1), **blocks(12, MIB, 100)}
+    write_file(path.with_name("other"), other)
+    program = """
+        import os, warnings
+        from weightstream.safetensors import safe_open
+        warnings.simplefilter("ignore")
+        part = safe_open(sys.argv[1], "np", backend=sys.argv[2]).get_slice("t009")
+        os.replace(sys.argv[3], sys.argv[1])
+        child = os.fork()
+        if child == 0:
+            print(part[5:9].tobytes().hex(), part[:].tobytes()[5:9].hex(), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """
+    said = run(program, path, backend, path.with_name("other"), WEIGHTSTREAM_BACKEND="mmap")
+    assert said.split() == [other["t009"].data[5:9].hex()] * 2
+
+
 def test_threads_of_a_forked_child_open_it_once_and_see_nothing_of_the_parents(model: Model) -> None:
     program = """
         import os, signal, threading, time, warnings

@@ -60,6 +60,7 @@ class Reader:
         self._backend = backend
         self._lock = threading.Lock()
         self._mapped = self._read = self._bytes_read = 0
+        self._forked = False
         self._open()
         _readers.add(self)
 
@@ -95,6 +96,7 @@ class Reader:
         if self._process != os.getpid():
             with self._lock:
                 if self._process != os.getpid():
+                    self._forked = True
                     self._open()
 
     def info(self, name: str) -> TensorInfo:
@@ -109,9 +111,12 @@ class Reader:
         except KeyError:
             raise unknown(name) from None
 
-    def tensor(self, name: str, *, sliced: bool = False) -> Any:
+    def tensor(self, name: str) -> Any:
+        """A whole tensor."""
+        return self._whole(self.info(name))
+
+    def _whole(self, info: TensorInfo, *, sliced: bool = False) -> Any:
         """A whole tensor. `sliced`: it is asked for through a slice."""
-        info = self.info(name)
         self._check_dtype(info)
         try:
             file = self._mapped_file(info, whole=True)
@@ -119,18 +124,20 @@ class Reader:
                 self._add(mapped=1)
                 return file.tensor(self._maker(), info)
             ahead = self._ahead or self._begin_ahead()
-            tensor = ahead.take(name, sliced=sliced)
-            return self._read_alone(name) if tensor is MISSING else tensor
+            tensor = ahead.take(info.name, sliced=sliced)
+            return self._read_alone(info.name) if tensor is MISSING else tensor
         except WeightstreamError as error:
             reraise(error)
 
     def part(self, info: TensorInfo, index: Any) -> Any:
         """A part of a tensor."""
         self._check_process()
+        if self._forked:
+            info = self.info(info.name)  # the slice may be the parent's, and the file another one since
         if self.framework == "numpy":
             index = check_numpy(index, info.shape)
         if takes_all(index, len(info.shape)):
-            return self.tensor(info.name, sliced=True)
+            return self._whole(info, sliced=True)
         self._check_dtype(info)
         try:
             return self._part(info, index)
@@ -145,7 +152,7 @@ class Reader:
             self._check_dtype(info)
         try:
             if all(self._mapped_file(info, whole=True) is not None for info in infos):
-                return {info.name: self.tensor(info.name) for info in infos}
+                return {info.name: self._whole(info) for info in infos}
             with checkpoint.stream(names=_every, order="arrival", progress=False, device_limit=_NO_LIMIT) as stream:
                 arrived = dict(stream)
                 self._count(stream, len(arrived))
@@ -200,7 +207,7 @@ class Reader:
         if file is not None:
             if plan is None or not contiguous:
                 copied = self._copied(file, info, index)
-                return self._index(self.tensor(info.name), index) if copied is None else copied
+                return self._index(self._whole(info), index) if copied is None else copied
             self._add(mapped=1)
             return self._index(file.part(self._maker(), info, plan.shape, plan.begin, plan.end), plan.index)
         strips = plan_strips(info, index, _LEAST_GAP if "://" not in info.source else _LEAST_REMOTE_GAP)
@@ -209,7 +216,7 @@ class Reader:
         if not contiguous:
             file = self._files.get(info.source)
             copied = None if file is None else self._copied(file, info, index)
-            return self._index(self.tensor(info.name, sliced=True), index) if copied is None else copied
+            return self._index(self._whole(info, sliced=True), index) if copied is None else copied
         assert plan is not None
         with self._parts([(info.name, plan.begin, plan.end, plan.shape)]) as stream:
             part = next(stream)[1]
