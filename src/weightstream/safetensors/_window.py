@@ -105,7 +105,8 @@ class Window:
                     self._put_aside(arrived, tensor)
                     self._changed.notify_all()
         except WeightstreamError as error:
-            self._error = error
+            # Without its traceback, which has this frame, and by that the window and all that the callers hold.
+            self._error = error.with_traceback(None)
         finally:
             with self._changed:
                 self._taking = False
