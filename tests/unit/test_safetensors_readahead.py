@@ -18,7 +18,7 @@ import pytest
 from checkpoints import Raw, assert_same, blocks, bytes_of, write_file
 from processes import core_threads, wait_until
 from weightstream.safetensors import safe_open
-from weightstream.safetensors._allowance import Allowance, allowance
+from weightstream.safetensors._allowance import allowance
 
 MIB = 2**20
 pytestmark = pytest.mark.usefixtures("no_leaks", "_nothing_waits")
@@ -262,12 +262,3 @@ def test_closing_while_others_ask(model: Model) -> None:
         del slices, asked, handle
         gc.collect()
         assert allowance.used == 0
-
-
-def test_an_allowance() -> None:
-    mine = Allowance()
-    assert mine.take(60, 100)
-    assert not mine.take(41, 100)
-    assert mine.take(40, 100)
-    mine.give_back(100)
-    assert (mine.used, mine.peak) == (0, 100)
