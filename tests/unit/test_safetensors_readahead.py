@@ -17,8 +17,11 @@ import pytest
 
 from checkpoints import Raw, assert_same, blocks, bytes_of, write_file
 from processes import core_threads, wait_until
+from weightstream._checkpoint import Checkpoint
 from weightstream.safetensors import safe_open
 from weightstream.safetensors._allowance import allowance
+from weightstream.safetensors._readahead import ReadAhead
+from weightstream.safetensors._window import Window
 
 MIB = 2**20
 pytestmark = pytest.mark.usefixtures("no_leaks", "_nothing_waits")
@@ -249,6 +252,25 @@ def test_who_asks_now_and_then_keeps_it(model: Model, monkeypatch: pytest.Monkey
         handle.get_tensor(name)
     assert allowance.used > 0
     handle.__exit__(None, None, None)
+
+
+def test_an_interrupt_leaves_nothing_of_the_allowance(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    handle = opened(model[0])
+    first, second, *_ = keys(handle)
+    handle.get_tensor(first)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoint, "stream", interrupt)
+        handle.get_tensor(second)
+    assert allowance.used == 0
+    handle = begun(model[0])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Window, "bytes_read", interrupt)
+        handle.__exit__(None, None, None)
+    assert allowance.used == 0
+    ReadAhead.__new__(ReadAhead).__del__()  # as where making it was interrupted
 
 
 def test_closing_while_others_ask(model: Model) -> None:

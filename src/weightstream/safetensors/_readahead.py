@@ -69,6 +69,8 @@ class ReadAhead:
 
     """
 
+    _process = 0  # of a half-made one, which has nothing to stop
+
     def __init__(
         self,
         names: Sequence[str],
@@ -76,7 +78,6 @@ class ReadAhead:
         start: Start,
         limit: int,
     ) -> None:
-        self._process = os.getpid()
         self._sizes = sizes
         self._start = start
         self._limit = limit
@@ -96,6 +97,7 @@ class ReadAhead:
         self._ended = False  # a window, or nearly a slide, since windows were started
         self._tensors = 0
         self._bytes_read = 0
+        self._process = os.getpid()
 
     def take(self, name: str, *, sliced: bool) -> Any:
         """The tensor, or MISSING: then the caller reads it. `sliced`: it is asked for through a slice."""
@@ -163,12 +165,14 @@ class ReadAhead:
                 return False
             try:
                 window = self._slide(names) if slides else Window(self._start(names, None))
-            except WeightstreamError as error:  # who reads a tensor gets the error that concerns it
+                self._windows[window] = ahead
+            except BaseException as error:
                 allowance.give_back(ahead.held)
-                self._failed = True
+                if not isinstance(error, WeightstreamError):
+                    raise
+                self._failed = True  # who reads a tensor gets the error that concerns it
                 _log.logger.debug("reading ahead failed: %s", error)
                 break
-            self._windows[window] = ahead
             self._window_of.update(dict.fromkeys(names, window))
             allowance.watch(self)
             _log.logger.debug("reading ahead: %d tensors, %d bytes, from %r on", len(names), nbytes, names[0])
@@ -252,5 +256,7 @@ class ReadAhead:
         ahead = self._windows.pop(window)
         for name in ahead.names:
             self._window_of.pop(name, None)
-        self._bytes_read += window.stop()
-        allowance.give_back(ahead.held)
+        try:
+            self._bytes_read += window.stop()
+        finally:
+            allowance.give_back(ahead.held)
