@@ -254,6 +254,23 @@ def test_who_asks_now_and_then_keeps_it(model: Model, monkeypatch: pytest.Monkey
     handle.__exit__(None, None, None)
 
 
+def test_what_comes_out_of_a_window_that_is_stopped_meanwhile_counts(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = begun(model[0])
+    before = handle.stats.read_ahead
+    take = Window.take
+
+    def stopped(window: Window, name: str) -> Any:
+        tensor = take(window, name)
+        handle._reader.release()
+        return tensor
+
+    monkeypatch.setattr(Window, "take", stopped)
+    assert bytes_of(handle.get_tensor("t003")) == model[1]["t003"].data
+    assert handle.stats.read_ahead == before + 1
+
+
 def test_an_interrupt_leaves_nothing_of_the_allowance(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt

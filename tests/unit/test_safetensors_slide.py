@@ -19,6 +19,7 @@ from weightstream import TensorStream
 from weightstream._checkpoint import Checkpoint
 from weightstream.safetensors import safe_open
 from weightstream.safetensors._allowance import allowance
+from weightstream.safetensors._readahead import ReadAhead
 
 MIB = 2**20
 # Windows of 8 MiB, and slides of twice as much.
@@ -161,6 +162,19 @@ def test_it_ends_when_nothing_of_it_is_wanted_any_more(model: Model, streams: li
         assert allowance.used == 0
         assert len(streams[1]) == 63
         assert streams[1].closed
+
+
+def test_what_comes_next_is_looked_for_when_reading_ends_and_not_all_the_time(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    top_up = ReadAhead._top_up
+    monkeypatch.setattr(ReadAhead, "_top_up", lambda ahead: looks.append(ahead) or top_up(ahead))
+    with opened(model[0]) as handle:
+        names = handle.offset_keys()
+        for name in (*names[:58], names[61], names[63], *names[58:61], names[62]):  # the last ones were put aside
+            handle.get_tensor(name)
+    assert len(looks) <= 4  # it begins, it has no more than a window left, it has ended
 
 
 def test_two_who_walk_with_one_handle(model: Model) -> None:

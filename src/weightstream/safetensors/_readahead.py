@@ -46,12 +46,14 @@ class _Ahead:
         names: its tensors.
         nbytes: their bytes.
         most: bytes of them that are in memory at most.
+        weight: for how many windows it counted when a tensor was last handed out.
 
     """
 
     names: set[str]
     nbytes: int
     most: int
+    weight: int = _MOST_READING
 
     @property
     def held(self) -> int:
@@ -210,10 +212,12 @@ class ReadAhead:
     def _reading(self) -> int:
         """How many windows are reading, or have read what is asked for next."""
         ahead = (window for window, ahead in self._windows.items() if not self._walk.is_behind(ahead.names))
-        return sum(self._weight(window) for window in ahead if not window.drained)
+        return sum(self._weight(window) for window in ahead)
 
     def _weight(self, window: Window) -> int:
         """For how many windows it counts: a slide for all, until what is left of it is no more than a window."""
+        if window.drained:
+            return 0
         long = isinstance(window, Slide) and self._windows[window].nbytes > self._window_bytes
         return _MOST_READING if long else 1
 
@@ -228,15 +232,17 @@ class ReadAhead:
         return True
 
     def _handed_out(self, window: Window, name: str, *, came: bool) -> None:
+        self._tensors += came
         ahead = self._windows.get(window)
         if ahead is None:  # stopped meanwhile
             return
-        held, weight = ahead.held, self._weight(window)
+        held = ahead.held
         ahead.names.discard(name)
         ahead.nbytes -= self._sizes[name]
         allowance.give_back(held - ahead.held)
-        self._tensors += came
-        self._ended = self._ended or window.drained or self._weight(window) < weight
+        weight = self._weight(window)
+        self._ended = self._ended or weight < ahead.weight
+        ahead.weight = weight
         if not came and isinstance(window, Slide) and not window.drained:  # it does not have that one any more, or yet
             if self._walk.walking and not window.is_past(name):
                 # The caller walks elsewhere, and may come and go: from now on by windows, it can have several of them.
