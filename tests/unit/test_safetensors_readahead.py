@@ -290,6 +290,23 @@ def test_an_interrupt_leaves_nothing_of_the_allowance(model: Model, monkeypatch:
     ReadAhead.__new__(ReadAhead).__del__()  # as where making it was interrupted
 
 
+def test_who_waits_for_long_keeps_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = begun(model[0])
+    ahead = handle._reader._ahead
+    take = Window.take
+    later = time.monotonic() + 2 * allowance.idle_seconds
+
+    def slowly(window: Window, name: str) -> Any:
+        assert not ahead.stop_if_idle(later)
+        return take(window, name)
+
+    monkeypatch.setattr(Window, "take", slowly)
+    handle.get_tensor("t003")
+    assert not ahead.stop_if_idle(time.monotonic() + 0.9 * allowance.idle_seconds)
+    assert ahead.stop_if_idle(later + 1)
+    handle.__exit__(None, None, None)
+
+
 def test_closing_while_others_ask(model: Model) -> None:
     for _ in range(5):
         handle = begun(model[0])

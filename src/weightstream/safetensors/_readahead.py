@@ -94,6 +94,7 @@ class ReadAhead:
         self._asked: set[str] = set()  # in this walk
         self._windows: dict[Window, _Ahead] = {}
         self._window_of: dict[str, Window] = {}
+        self._waiting = 0  # threads
         self._last_asked = 0.0
         self._failed = False
         self._ended = False  # a window, or nearly a slide, since windows were started
@@ -115,13 +116,16 @@ class ReadAhead:
                 self._ended = not self._top_up()
             self._asked.add(name)
             window = self._window_of.pop(name, None)
-        if window is None:
-            return MISSING
+            if window is None:
+                return MISSING
+            self._waiting += 1
         tensor = MISSING
         try:
             tensor = window.take(name)
         finally:
             with self._lock:
+                self._waiting -= 1
+                self._last_asked = time.monotonic()
                 self._handed_out(window, name, came=tensor is not MISSING)
         return tensor
 
@@ -133,9 +137,9 @@ class ReadAhead:
                 self._forget(window)
 
     def stop_if_idle(self, now: float) -> bool:
-        """Stops if nobody asked for long; returns whether nothing is read ahead now."""
+        """Stops if nobody asked for long, and nobody waits; returns whether nothing is read ahead now."""
         with self._lock:
-            if self._windows and now - self._last_asked < allowance.idle_seconds:
+            if self._windows and (self._waiting or now - self._last_asked < allowance.idle_seconds):
                 return False
             self.stop()
             return True
