@@ -278,14 +278,16 @@ def test_an_interrupt_leaves_nothing_of_the_allowance(model: Model, monkeypatch:
     handle = opened(model[0])
     first, second, *_ = keys(handle)
     handle.get_tensor(first)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "stream", interrupt)
-        handle.get_tensor(second)
+        with pytest.raises(KeyboardInterrupt):
+            handle.get_tensor(second)
     assert allowance.used == 0
     handle = begun(model[0])
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Window, "bytes_read", interrupt)
-        handle.__exit__(None, None, None)
+        with pytest.raises(KeyboardInterrupt):
+            handle.__exit__(None, None, None)
     assert allowance.used == 0
     ReadAhead.__new__(ReadAhead).__del__()  # as where making it was interrupted
 

@@ -126,9 +126,28 @@ def test_what_is_left_out_does_not_pile_up(model: Model) -> None:
         assert handle.stats.read_ahead == 31
         left_out = [name for i, name in enumerate(names) if i % 4 >= 2]
         aside = handle._reader._ahead._window_of[left_out[0]]._arrived
-        assert list(aside) == left_out[-10:-2]  # a window of them; the stream did not come to the last two
+        # What lies no more than a window behind the stream, which did not come to the last two.
+        assert list(aside) == left_out[-6:-2]
         # And whoever wants what was dropped gets it.
         assert_same({name: handle.get_tensor(name) for name in left_out}, {name: tensors[name] for name in left_out})
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["slide", "windows"])
+def test_a_small_tensor_that_is_left_out_counts_with_the_memory_that_it_keeps(tmp_path: Path, backwards: bool) -> None:
+    scales = {f"t{i:03}.scale": raw("F32", (16,), 200 + i) for i in range(256)}
+    tensors = scales | {f"t{i:03}.weight": tensor for i, tensor in enumerate(blocks(256, MIB // 8).values())}
+    path = write_file(tmp_path / "m.safetensors", dict(sorted(tensors.items(), reverse=backwards)))
+    with opened(path) as handle:
+        wanted = [name for name in sorted(tensors) if name not in scales]
+        for i, name in enumerate(wanted):
+            handle.get_tensor(name)
+            # Every block of 2 MiB has a scale: what is kept of them reaches back so far, and counts as much.
+            kept = [
+                int(left[1:4]) for window in handle._reader._ahead._windows for left in window._arrived if "s" in left
+            ]
+            behind = [left for left in kept if left < i]
+            assert len(behind) * MIB // 8 <= allowance.used <= LIMIT
+        assert handle.stats.read == 1
 
 
 def test_a_jump_is_read_on_its_own_and_the_slide_goes_on(model: Model, streams: list[TensorStream]) -> None:

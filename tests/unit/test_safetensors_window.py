@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from processes import wait_until
 from weightstream import ServerError
+from weightstream.safetensors._slide import Slide
 from weightstream.safetensors._window import MISSING, Window
 
 
 class Stream:
-    """What a window uses of a stream; raises `error` after its tensors."""
+    """What a window uses of a stream; calls `before` before each tensor, and raises `error` after them."""
 
-    def __init__(self, names: Iterable[str], error: Exception | None = None) -> None:
-        self._names = list(names)
-        self._coming = iter(self._names)
+    def __init__(
+        self, names: Iterable[str], error: Exception | None = None, before: Callable[[], object] = list
+    ) -> None:
+        self.names = list(names)
+        self._coming = iter(self.names)
         self._error = error
+        self._before = before
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return self
 
     def __next__(self) -> tuple[str, Any]:
+        self._before()
         for name in self._coming:
             return name, name.upper()
         if self._error is not None:
@@ -36,8 +44,8 @@ class Stream:
         pass
 
 
-def window(*names: str, error: Exception | None = None) -> Window:
-    return Window(Stream(names, error))  # type: ignore[arg-type]
+def window(*names: str, **settings: Any) -> Window:
+    return Window(Stream(names, **settings))  # type: ignore[arg-type]
 
 
 def test_each_is_taken_once() -> None:
@@ -64,3 +72,34 @@ def test_an_error_keeps_nothing_of_the_callers() -> None:
         assert load()() is None
     finally:
         gc.enable()
+
+
+def slide(stream: Stream, most_aside: int) -> Slide:
+    names = stream.names
+    return Slide(stream, names, dict.fromkeys(names, 10), most_aside=most_aside)  # type: ignore[arg-type]
+
+
+def test_a_slide_keeps_what_lies_no_further_back_than_it_may() -> None:
+    made = slide(Stream("abcdef"), 20)
+    assert [made.take(name) for name in "cf"] == ["C", "F"]  # "a" and "b" go as "d" and "e" are put aside
+    assert [made.take(name) for name in "abde"] == [MISSING, MISSING, "D", "E"]
+
+
+def test_a_slide_keeps_what_a_thread_waits_for() -> None:
+    made = slide(Stream("abcdef"), 20)
+    made._awaited.add("a")  # by a thread that the others have run ahead of
+    assert [made.take(name) for name in "cf"] == ["C", "F"]
+    assert [made.take(name) for name in "abde"] == ["A", MISSING, "D", "E"]
+
+
+def test_a_thread_waits_while_another_takes() -> None:
+    goes_on = threading.Event()
+    made = window("a", "b", before=goes_on.wait)
+    with ThreadPoolExecutor(2) as pool:
+        taking = pool.submit(made.take, "b")
+        wait_until(lambda: made._taking)
+        waiting = pool.submit(made.take, "a")
+        wait_until(lambda: made._awaited == {"a"})
+        goes_on.set()
+        assert (taking.result(), waiting.result()) == ("B", "A")
+    assert not made._awaited

@@ -31,6 +31,8 @@ _MOST_WINDOW_BYTES = 1 << 30
 _LEAST_SLIDING_BYTES = 8 << 20
 # What a window is divided by for the bytes of a large tensor.
 _WINDOW_OF_LARGE = 4
+# What a tensor keeps in memory beside its own bytes, at most: memory is given back in blocks.
+_BLOCK_BYTES = 2 << 20
 # Of the limit: two windows that are reading, and as much again for what arrived in another order than it is asked for.
 _WINDOWS_IN_LIMIT = 4
 
@@ -57,7 +59,8 @@ class _Ahead:
 
     @property
     def held(self) -> int:
-        return min(self.nbytes, self.most)
+        """Bytes that it keeps in memory at most: what was taken shares blocks with what was not."""
+        return min(self.nbytes + len(self.names) * _BLOCK_BYTES, self.most)
 
 
 class ReadAhead:
@@ -165,7 +168,7 @@ class ReadAhead:
             if not names:
                 break
             nbytes = sum(self._sizes[name] for name in names)
-            ahead = _Ahead(set(names), nbytes, self._slide_bytes if slides else nbytes)
+            ahead = _Ahead(set(names), nbytes, min(nbytes, self._slide_bytes) if slides else nbytes)
             if not self._make_room(ahead.held) or not allowance.take(ahead.held, self._limit):  # others were quicker
                 self._walk.plan_from(names[0])
                 return False

@@ -24,6 +24,7 @@ class Window:
         self._arrived: dict[str, Any] = {}
         self._changed = threading.Condition()
         self._taking = False
+        self._awaited: set[str] = set()  # by threads while another one takes
         self._ended = False
         self._error: WeightstreamError | None = None
         self._left = len(stream)  # in the stream
@@ -37,7 +38,11 @@ class Window:
                     return found
                 if not self._taking:
                     break
-                self._changed.wait()
+                self._awaited.add(name)
+                try:
+                    self._changed.wait()
+                finally:
+                    self._awaited.discard(name)
             self._taking = True
         found = self._take_from_stream(name.__eq__)
         return MISSING if found is None else found[1]
