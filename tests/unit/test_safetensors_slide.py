@@ -125,11 +125,36 @@ def test_what_is_left_out_does_not_pile_up(model: Model) -> None:
         assert_same({name: handle.get_tensor(name) for name in wanted}, {name: tensors[name] for name in wanted})
         assert handle.stats.read_ahead == 31
         left_out = [name for i, name in enumerate(names) if i % 4 >= 2]
-        aside = handle._reader._ahead._window_of[left_out[0]]._arrived
+        aside = handle._reader._ahead._window_of[left_out[-1]]._arrived
         # What lies no more than a window behind the stream, which did not come to the last two.
         assert list(aside) == left_out[-6:-2]
         # And whoever wants what was dropped gets it.
         assert_same({name: handle.get_tensor(name) for name in left_out}, {name: tensors[name] for name in left_out})
+
+
+@pytest.mark.parametrize("number", [24, 25, 63, 64], ids=lambda number: f"of {number}")
+@pytest.mark.parametrize("backwards", [False, True], ids=["slide", "windows"])
+def test_who_turns_back_to_what_was_left_out_is_followed(
+    model: Model, tmp_path: Path, backwards: bool, number: int
+) -> None:
+    tensors = dict(list(model[1].items())[:number])
+    path = write_file(tmp_path / "m.safetensors", dict(sorted(tensors.items(), reverse=backwards)))
+    names = list(tensors)
+    first, second = names[0::2], names[1::2]
+    with opened(path) as handle:
+        assert_same({name: handle.get_tensor(name) for name in first}, {name: tensors[name] for name in first})
+        assert handle.stats.read == 1
+        assert_same({name: handle.get_tensor(name) for name in second}, {name: tensors[name] for name in second})
+        assert handle.stats.read <= 4
+
+
+def test_who_turns_back_before_the_end_is_followed(model: Model) -> None:
+    path, tensors = model
+    with opened(path) as handle:
+        names = handle.offset_keys()
+        order = [*names[0:44:2], *names[1:44:2], *names[44:]]
+        assert_same({name: handle.get_tensor(name) for name in order}, tensors)
+        assert handle.stats.read <= 4
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["slide", "windows"])

@@ -97,6 +97,7 @@ class ReadAhead:
         self._asked: set[str] = set()  # in this walk
         self._windows: dict[Window, _Ahead] = {}
         self._window_of: dict[str, Window] = {}
+        self._left_out: set[str] = set()  # was read ahead in this walk, and is not there any more
         self._waiting = 0  # threads
         self._last_asked = 0.0
         self._failed = False
@@ -111,9 +112,14 @@ class ReadAhead:
             self._last_asked = time.monotonic()
             if name in self._asked:  # the caller walks once more
                 self._asked.clear()
+                self._left_out.clear()
                 self._failed = False
                 self._walk.restart()
-            self._walk.step(name, sliced=sliced, begins=not sliced and self._slides and self._is_large(name))
+            begins = not sliced and self._slides and self._is_large(name)
+            turns = name in self._left_out
+            self._walk.step(name, sliced=sliced, begins=begins, turns=turns)
+            if turns and self._walk.walking:
+                self._turn_back()
             # Nothing is to be done while what is asked for is there, which is nearly always.
             if (self._ended or name not in self._window_of) and self._walk.walking and not self._failed:
                 self._ended = not self._top_up()
@@ -183,6 +189,7 @@ class ReadAhead:
                 _log.logger.debug("reading ahead failed: %s", error)
                 break
             self._window_of.update(dict.fromkeys(names, window))
+            self._left_out.difference_update(names)
             allowance.watch(self)
             _log.logger.debug("reading ahead: %d tensors, %d bytes, from %r on", len(names), nbytes, names[0])
         return True
@@ -235,8 +242,17 @@ class ReadAhead:
             window = next(behind, None)
             if window is None:
                 return False
+            self._left_out |= self._windows[window].names
             self._forget(window)
         return True
+
+    def _turn_back(self) -> None:
+        """Leaves what reads elsewhere, until something may be read where the caller is now."""
+        for window in list(self._windows):
+            if self._reading() < _MOST_READING:
+                break
+            if self._weight(window):
+                self._leave(window)
 
     def _handed_out(self, window: Window, name: str, *, came: bool) -> None:
         self._tensors += came
@@ -244,26 +260,30 @@ class ReadAhead:
         if ahead is None:  # stopped meanwhile
             return
         held = ahead.held
-        ahead.names.discard(name)
-        ahead.nbytes -= self._sizes[name]
+        dropped = [left for left in window.dropped() if self._window_of.pop(left, None) is not None]
+        self._left_out.update(dropped)
+        ahead.names.difference_update(dropped, (name,))
+        ahead.nbytes -= sum(self._sizes[gone] for gone in (*dropped, name))
         allowance.give_back(held - ahead.held)
         weight = self._weight(window)
         self._ended = self._ended or weight < ahead.weight
         ahead.weight = weight
-        if not came and isinstance(window, Slide) and not window.drained:  # it does not have that one any more, or yet
-            if self._walk.walking and not window.is_past(name):
-                # The caller walks elsewhere, and may come and go: from now on by windows, it can have several of them.
-                self._slides = False
-                self._walk.plan_from(name)
-                self._ended = True
-                self._forget(window)
-                return
-        elif not came:
+        lost = not came and not (isinstance(window, Slide) and window.is_past(name))
+        if lost and window.error is not None:
             self._failed = True
             self._forget(window)
-            return
-        if not ahead.names:
+        elif lost and (self._walk.walking or window.drained):  # it is far from there, or was interrupted
+            self._walk.plan_from(name)
+            self._leave(window)
+        elif not ahead.names:
             self._forget(window)
+
+    def _leave(self, window: Window) -> None:
+        """The caller walks elsewhere, and may come and go: from now on by windows, it can have several of them."""
+        if isinstance(window, Slide):
+            self._slides = False
+        self._ended = True
+        self._forget(window)
 
     def _forget(self, window: Window) -> None:
         ahead = self._windows.pop(window)

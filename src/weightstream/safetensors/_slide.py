@@ -32,10 +32,16 @@ class Slide(Window):
         self._index = {name: index for index, name in enumerate(names)}
         self._begins = list(accumulate((sizes[name] for name in names), initial=0))
         self._unwanted: set[str] = set()
+        self._dropped: list[str] = []
 
     def is_past(self, name: str) -> bool:
         """Whether the stream has handed it out."""
         return self._index[name] < self._next
+
+    def dropped(self) -> list[str]:
+        with self._changed:
+            dropped, self._dropped = self._dropped, []
+            return dropped
 
     @property
     def _next(self) -> int:
@@ -56,3 +62,4 @@ class Slide(Window):
         far = takewhile(lambda name: self._begins[self._index[name]] < reached, self._arrived)
         for name in [name for name in far if name not in self._awaited]:
             del self._arrived[name]
+            self._dropped.append(name)

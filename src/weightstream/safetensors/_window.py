@@ -85,6 +85,10 @@ class Window:
         """Bytes that storage delivered so far."""
         return self._stream.stats.bytes_read
 
+    def dropped(self) -> list[str]:
+        """What was put aside and is gone since this was last asked: nobody came for it."""
+        return []
+
     # For windows that do not keep everything; under the lock.
 
     def _comes(self, _name: str) -> bool:
