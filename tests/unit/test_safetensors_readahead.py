@@ -17,8 +17,11 @@ import pytest
 
 from checkpoints import Raw, assert_same, blocks, bytes_of, write_file
 from processes import core_threads, wait_until
+from weightstream._checkpoint import Checkpoint
 from weightstream.safetensors import safe_open
-from weightstream.safetensors._allowance import Allowance, allowance
+from weightstream.safetensors._allowance import allowance
+from weightstream.safetensors._readahead import ReadAhead
+from weightstream.safetensors._window import Window
 
 MIB = 2**20
 pytestmark = pytest.mark.usefixtures("no_leaks", "_nothing_waits")
@@ -251,6 +254,61 @@ def test_who_asks_now_and_then_keeps_it(model: Model, monkeypatch: pytest.Monkey
     handle.__exit__(None, None, None)
 
 
+def test_what_comes_out_of_a_window_that_is_stopped_meanwhile_counts(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = begun(model[0])
+    before = handle.stats.read_ahead
+    take = Window.take
+
+    def stopped(window: Window, name: str) -> Any:
+        tensor = take(window, name)
+        handle._reader.release()
+        return tensor
+
+    monkeypatch.setattr(Window, "take", stopped)
+    assert bytes_of(handle.get_tensor("t003")) == model[1]["t003"].data
+    assert handle.stats.read_ahead == before + 1
+
+
+def test_an_interrupt_leaves_nothing_of_the_allowance(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    handle = opened(model[0])
+    first, second, *_ = keys(handle)
+    handle.get_tensor(first)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "stream", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            handle.get_tensor(second)
+    assert allowance.used == 0
+    handle = begun(model[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Window, "bytes_read", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            handle.__exit__(None, None, None)
+    assert allowance.used == 0
+    ReadAhead.__new__(ReadAhead).__del__()  # as where making it was interrupted
+
+
+def test_who_waits_for_long_keeps_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = begun(model[0])
+    ahead = handle._reader._ahead
+    take = Window.take
+    later = time.monotonic() + 2 * allowance.idle_seconds
+
+    def slowly(window: Window, name: str) -> Any:
+        assert not ahead.stop_if_idle(later)
+        return take(window, name)
+
+    monkeypatch.setattr(Window, "take", slowly)
+    handle.get_tensor("t003")
+    assert not ahead.stop_if_idle(time.monotonic() + 0.9 * allowance.idle_seconds)
+    assert ahead.stop_if_idle(later + 1)
+    handle.__exit__(None, None, None)
+
+
 def test_closing_while_others_ask(model: Model) -> None:
     for _ in range(5):
         handle = begun(model[0])
@@ -262,12 +320,3 @@ def test_closing_while_others_ask(model: Model) -> None:
         del slices, asked, handle
         gc.collect()
         assert allowance.used == 0
-
-
-def test_an_allowance() -> None:
-    mine = Allowance()
-    assert mine.take(60, 100)
-    assert not mine.take(41, 100)
-    assert mine.take(40, 100)
-    mine.give_back(100)
-    assert (mine.used, mine.peak) == (0, 100)

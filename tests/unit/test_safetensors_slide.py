@@ -19,6 +19,7 @@ from weightstream import TensorStream
 from weightstream._checkpoint import Checkpoint
 from weightstream.safetensors import safe_open
 from weightstream.safetensors._allowance import allowance
+from weightstream.safetensors._readahead import ReadAhead
 
 MIB = 2**20
 # Windows of 8 MiB, and slides of twice as much.
@@ -124,10 +125,54 @@ def test_what_is_left_out_does_not_pile_up(model: Model) -> None:
         assert_same({name: handle.get_tensor(name) for name in wanted}, {name: tensors[name] for name in wanted})
         assert handle.stats.read_ahead == 31
         left_out = [name for i, name in enumerate(names) if i % 4 >= 2]
-        aside = handle._reader._ahead._window_of[left_out[0]]._arrived
-        assert list(aside) == left_out[-10:-2]  # a window of them; the stream did not come to the last two
+        aside = handle._reader._ahead._window_of[left_out[-1]]._arrived
+        # What lies no more than a window behind the stream, which did not come to the last two.
+        assert list(aside) == left_out[-6:-2]
         # And whoever wants what was dropped gets it.
         assert_same({name: handle.get_tensor(name) for name in left_out}, {name: tensors[name] for name in left_out})
+
+
+@pytest.mark.parametrize("number", [24, 25, 63, 64], ids=lambda number: f"of {number}")
+@pytest.mark.parametrize("backwards", [False, True], ids=["slide", "windows"])
+def test_who_turns_back_to_what_was_left_out_is_followed(
+    model: Model, tmp_path: Path, backwards: bool, number: int
+) -> None:
+    tensors = dict(list(model[1].items())[:number])
+    path = write_file(tmp_path / "m.safetensors", dict(sorted(tensors.items(), reverse=backwards)))
+    names = list(tensors)
+    first, second = names[0::2], names[1::2]
+    with opened(path) as handle:
+        assert_same({name: handle.get_tensor(name) for name in first}, {name: tensors[name] for name in first})
+        assert handle.stats.read == 1
+        assert_same({name: handle.get_tensor(name) for name in second}, {name: tensors[name] for name in second})
+        assert handle.stats.read <= 4
+
+
+def test_who_turns_back_before_the_end_is_followed(model: Model) -> None:
+    path, tensors = model
+    with opened(path) as handle:
+        names = handle.offset_keys()
+        order = [*names[0:44:2], *names[1:44:2], *names[44:]]
+        assert_same({name: handle.get_tensor(name) for name in order}, tensors)
+        assert handle.stats.read <= 4
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["slide", "windows"])
+def test_a_small_tensor_that_is_left_out_counts_with_the_memory_that_it_keeps(tmp_path: Path, backwards: bool) -> None:
+    scales = {f"t{i:03}.scale": raw("F32", (16,), 200 + i) for i in range(256)}
+    tensors = scales | {f"t{i:03}.weight": tensor for i, tensor in enumerate(blocks(256, MIB // 8).values())}
+    path = write_file(tmp_path / "m.safetensors", dict(sorted(tensors.items(), reverse=backwards)))
+    with opened(path) as handle:
+        wanted = [name for name in sorted(tensors) if name not in scales]
+        for i, name in enumerate(wanted):
+            handle.get_tensor(name)
+            # Every block of 2 MiB has a scale: what is kept of them reaches back so far, and counts as much.
+            kept = [
+                int(left[1:4]) for window in handle._reader._ahead._windows for left in window._arrived if "s" in left
+            ]
+            behind = [left for left in kept if left < i]
+            assert len(behind) * MIB // 8 <= allowance.used <= LIMIT
+        assert handle.stats.read == 1
 
 
 def test_a_jump_is_read_on_its_own_and_the_slide_goes_on(model: Model, streams: list[TensorStream]) -> None:
@@ -161,6 +206,19 @@ def test_it_ends_when_nothing_of_it_is_wanted_any_more(model: Model, streams: li
         assert allowance.used == 0
         assert len(streams[1]) == 63
         assert streams[1].closed
+
+
+def test_what_comes_next_is_looked_for_when_reading_ends_and_not_all_the_time(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    top_up = ReadAhead._top_up
+    monkeypatch.setattr(ReadAhead, "_top_up", lambda ahead: looks.append(ahead) or top_up(ahead))
+    with opened(model[0]) as handle:
+        names = handle.offset_keys()
+        for name in (*names[:58], names[61], names[63], *names[58:61], names[62]):  # the last ones were put aside
+            handle.get_tensor(name)
+    assert len(looks) <= 4  # it begins, it has no more than a window left, it has ended
 
 
 def test_two_who_walk_with_one_handle(model: Model) -> None:

@@ -8,6 +8,8 @@ import time
 import weakref
 from typing import Protocol
 
+from .. import _log
+
 _IDLE_SECONDS = 30.0
 
 
@@ -57,9 +59,14 @@ class Allowance:
         """Stops `ahead` when nobody asks it for long."""
         with self._lock:
             self._watched.add(ahead)
-            if not self.watching:
-                self.watching = True
+            if self.watching:
+                return
+            try:
                 threading.Thread(target=self._watch, name="weightstream-idle", daemon=True).start()
+            except RuntimeError as error:  # a limit of the system; whoever reads ahead next tries again
+                _log.logger.warning("nothing looks for what is read ahead and not asked for: %s", error)
+            else:
+                self.watching = True
 
     def _watch(self) -> None:
         while True:
@@ -75,9 +82,11 @@ class Allowance:
         with self._lock:
             watched = list(self._watched)
         for ahead in watched:
-            if ahead.stop_if_idle(now):
+            with self._lock:
+                self._watched.discard(ahead)  # before it stops: what begins again right after that is watched anew
+            if not ahead.stop_if_idle(now):
                 with self._lock:
-                    self._watched.discard(ahead)
+                    self._watched.add(ahead)
 
 
 # Of the process: many handles are open at a time, one for each file of a checkpoint.

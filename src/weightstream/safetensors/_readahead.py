@@ -31,6 +31,8 @@ _MOST_WINDOW_BYTES = 1 << 30
 _LEAST_SLIDING_BYTES = 8 << 20
 # What a window is divided by for the bytes of a large tensor.
 _WINDOW_OF_LARGE = 4
+# What a tensor keeps in memory beside its own bytes, at most: memory is given back in blocks.
+_BLOCK_BYTES = 2 << 20
 # Of the limit: two windows that are reading, and as much again for what arrived in another order than it is asked for.
 _WINDOWS_IN_LIMIT = 4
 
@@ -46,16 +48,19 @@ class _Ahead:
         names: its tensors.
         nbytes: their bytes.
         most: bytes of them that are in memory at most.
+        weight: for how many windows it counted when a tensor was last handed out.
 
     """
 
     names: set[str]
     nbytes: int
     most: int
+    weight: int = _MOST_READING
 
     @property
     def held(self) -> int:
-        return min(self.nbytes, self.most)
+        """Bytes that it keeps in memory at most: what was taken shares blocks with what was not."""
+        return min(self.nbytes + len(self.names) * _BLOCK_BYTES, self.most)
 
 
 class ReadAhead:
@@ -69,6 +74,8 @@ class ReadAhead:
 
     """
 
+    _process = 0  # of a half-made one, which has nothing to stop
+
     def __init__(
         self,
         names: Sequence[str],
@@ -76,7 +83,6 @@ class ReadAhead:
         start: Start,
         limit: int,
     ) -> None:
-        self._process = os.getpid()
         self._sizes = sizes
         self._start = start
         self._limit = limit
@@ -91,11 +97,14 @@ class ReadAhead:
         self._asked: set[str] = set()  # in this walk
         self._windows: dict[Window, _Ahead] = {}
         self._window_of: dict[str, Window] = {}
+        self._left_out: set[str] = set()  # was read ahead in this walk, and is not there any more
+        self._waiting = 0  # threads
         self._last_asked = 0.0
         self._failed = False
         self._ended = False  # a window, or nearly a slide, since windows were started
         self._tensors = 0
         self._bytes_read = 0
+        self._process = os.getpid()
 
     def take(self, name: str, *, sliced: bool) -> Any:
         """The tensor, or MISSING: then the caller reads it. `sliced`: it is asked for through a slice."""
@@ -103,21 +112,29 @@ class ReadAhead:
             self._last_asked = time.monotonic()
             if name in self._asked:  # the caller walks once more
                 self._asked.clear()
+                self._left_out.clear()
                 self._failed = False
                 self._walk.restart()
-            self._walk.step(name, sliced=sliced, begins=not sliced and self._slides and self._is_large(name))
+            begins = not sliced and self._slides and self._is_large(name)
+            turns = name in self._left_out
+            self._walk.step(name, sliced=sliced, begins=begins, turns=turns)
+            if turns and self._walk.walking:
+                self._turn_back()
             # Nothing is to be done while what is asked for is there, which is nearly always.
             if (self._ended or name not in self._window_of) and self._walk.walking and not self._failed:
                 self._ended = not self._top_up()
             self._asked.add(name)
             window = self._window_of.pop(name, None)
-        if window is None:
-            return MISSING
+            if window is None:
+                return MISSING
+            self._waiting += 1
         tensor = MISSING
         try:
             tensor = window.take(name)
         finally:
             with self._lock:
+                self._waiting -= 1
+                self._last_asked = time.monotonic()
                 self._handed_out(window, name, came=tensor is not MISSING)
         return tensor
 
@@ -129,9 +146,9 @@ class ReadAhead:
                 self._forget(window)
 
     def stop_if_idle(self, now: float) -> bool:
-        """Stops if nobody asked for long; returns whether nothing is read ahead now."""
+        """Stops if nobody asked for long, and nobody waits; returns whether nothing is read ahead now."""
         with self._lock:
-            if self._windows and now - self._last_asked < allowance.idle_seconds:
+            if self._windows and (self._waiting or now - self._last_asked < allowance.idle_seconds):
                 return False
             self.stop()
             return True
@@ -157,19 +174,22 @@ class ReadAhead:
             if not names:
                 break
             nbytes = sum(self._sizes[name] for name in names)
-            ahead = _Ahead(set(names), nbytes, self._slide_bytes if slides else nbytes)
+            ahead = _Ahead(set(names), nbytes, min(nbytes, self._slide_bytes) if slides else nbytes)
             if not self._make_room(ahead.held) or not allowance.take(ahead.held, self._limit):  # others were quicker
                 self._walk.plan_from(names[0])
                 return False
             try:
                 window = self._slide(names) if slides else Window(self._start(names, None))
-            except WeightstreamError as error:  # who reads a tensor gets the error that concerns it
+                self._windows[window] = ahead
+            except BaseException as error:
                 allowance.give_back(ahead.held)
-                self._failed = True
+                if not isinstance(error, WeightstreamError):
+                    raise
+                self._failed = True  # who reads a tensor gets the error that concerns it
                 _log.logger.debug("reading ahead failed: %s", error)
                 break
-            self._windows[window] = ahead
             self._window_of.update(dict.fromkeys(names, window))
+            self._left_out.difference_update(names)
             allowance.watch(self)
             _log.logger.debug("reading ahead: %d tensors, %d bytes, from %r on", len(names), nbytes, names[0])
         return True
@@ -206,10 +226,12 @@ class ReadAhead:
     def _reading(self) -> int:
         """How many windows are reading, or have read what is asked for next."""
         ahead = (window for window, ahead in self._windows.items() if not self._walk.is_behind(ahead.names))
-        return sum(self._weight(window) for window in ahead if not window.drained)
+        return sum(self._weight(window) for window in ahead)
 
     def _weight(self, window: Window) -> int:
         """For how many windows it counts: a slide for all, until what is left of it is no more than a window."""
+        if window.drained:
+            return 0
         long = isinstance(window, Slide) and self._windows[window].nbytes > self._window_bytes
         return _MOST_READING if long else 1
 
@@ -220,37 +242,54 @@ class ReadAhead:
             window = next(behind, None)
             if window is None:
                 return False
+            self._left_out |= self._windows[window].names
             self._forget(window)
         return True
 
+    def _turn_back(self) -> None:
+        """Leaves what reads elsewhere, until something may be read where the caller is now."""
+        for window in list(self._windows):
+            if self._reading() < _MOST_READING:
+                break
+            if self._weight(window):
+                self._leave(window)
+
     def _handed_out(self, window: Window, name: str, *, came: bool) -> None:
+        self._tensors += came
         ahead = self._windows.get(window)
         if ahead is None:  # stopped meanwhile
             return
-        held, weight = ahead.held, self._weight(window)
-        ahead.names.discard(name)
-        ahead.nbytes -= self._sizes[name]
+        held = ahead.held
+        dropped = [left for left in window.dropped() if self._window_of.pop(left, None) is not None]
+        self._left_out.update(dropped)
+        ahead.names.difference_update(dropped, (name,))
+        ahead.nbytes -= sum(self._sizes[gone] for gone in (*dropped, name))
         allowance.give_back(held - ahead.held)
-        self._tensors += came
-        self._ended = self._ended or window.drained or self._weight(window) < weight
-        if not came and isinstance(window, Slide) and not window.drained:  # it does not have that one any more, or yet
-            if self._walk.walking and not window.is_past(name):
-                # The caller walks elsewhere, and may come and go: from now on by windows, it can have several of them.
-                self._slides = False
-                self._walk.plan_from(name)
-                self._ended = True
-                self._forget(window)
-                return
-        elif not came:
+        weight = self._weight(window)
+        self._ended = self._ended or weight < ahead.weight
+        ahead.weight = weight
+        lost = not came and not (isinstance(window, Slide) and window.is_past(name))
+        if lost and window.error is not None:
             self._failed = True
             self._forget(window)
-            return
-        if not ahead.names:
+        elif lost and (self._walk.walking or window.drained):  # it is far from there, or was interrupted
+            self._walk.plan_from(name)
+            self._leave(window)
+        elif not ahead.names:
             self._forget(window)
+
+    def _leave(self, window: Window) -> None:
+        """The caller walks elsewhere, and may come and go: from now on by windows, it can have several of them."""
+        if isinstance(window, Slide):
+            self._slides = False
+        self._ended = True
+        self._forget(window)
 
     def _forget(self, window: Window) -> None:
         ahead = self._windows.pop(window)
         for name in ahead.names:
             self._window_of.pop(name, None)
-        self._bytes_read += window.stop()
-        allowance.give_back(ahead.held)
+        try:
+            self._bytes_read += window.stop()
+        finally:
+            allowance.give_back(ahead.held)

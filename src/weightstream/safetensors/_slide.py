@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Any
 
 from .._stream import TensorStream
-from ._window import MISSING, Window
+from ._window import Window
 
 
 class Slide(Window):
     """The tensors of a stream in file order, for a caller who asks in that order. Thread-safe.
 
     The stream itself bounds what it has read and nobody took. What is put aside here, for others or because the caller
-    left it out, is bounded as well: the oldest goes. So a tensor may be missing: it is gone, or too far ahead.
+    left it out, reaches back only so far: what lies further behind goes. So a tensor may be missing: it is gone, or too
+    far ahead.
 
     Args:
         stream: in file order.
         names: its tensors, in that order.
         sizes: their bytes.
-        most_aside: bytes that are put aside at most.
+        most_aside: bytes of the stream, from the first tensor that is put aside to where the stream is. Not of the
+            tensors themselves: memory is given back in blocks, and a small tensor keeps all of its block.
 
     """
 
     def __init__(self, stream: TensorStream, names: Sequence[str], sizes: Mapping[str, int], most_aside: int) -> None:
         super().__init__(stream)
-        self._sizes = sizes
-        self._aside = 0
         self._most_aside = most_aside
         self._index = {name: index for index, name in enumerate(names)}
         self._begins = list(accumulate((sizes[name] for name in names), initial=0))
         self._unwanted: set[str] = set()
+        self._dropped: list[str] = []
 
     def is_past(self, name: str) -> bool:
         """Whether the stream has handed it out."""
         return self._index[name] < self._next
+
+    def dropped(self) -> list[str]:
+        with self._changed:
+            dropped, self._dropped = self._dropped, []
+            return dropped
 
     @property
     def _next(self) -> int:
@@ -52,12 +58,8 @@ class Slide(Window):
         if name in self._unwanted:
             return
         super()._put_aside(name, tensor)
-        self._aside += self._sizes[name]
-        while self._aside > self._most_aside:
-            self._take_aside(next(iter(self._arrived)))
-
-    def _take_aside(self, name: str) -> Any:
-        found = super()._take_aside(name)
-        if found is not MISSING:
-            self._aside -= self._sizes[name]
-        return found
+        reached = self._begins[self._next] - self._most_aside
+        far = takewhile(lambda name: self._begins[self._index[name]] < reached, self._arrived)
+        for name in [name for name in far if name not in self._awaited]:
+            del self._arrived[name]
+            self._dropped.append(name)

@@ -58,12 +58,13 @@ class Walk:
         """Whether what was asked for last follows what was asked for before in some order."""
         return self._order is not None
 
-    def step(self, name: str, *, sliced: bool, begins: bool = False) -> None:
+    def step(self, name: str, *, sliced: bool, begins: bool = False, turns: bool = False) -> None:
         """Notes that `name` is asked for, as a slice or as a tensor.
 
         `begins`: if it is the first of the file, and nothing was asked for before, it begins a walk in file order.
+        `turns`: the caller had left it out, and comes back for it. However near that is, it is another walk.
         """
-        if self._order is not None:
+        if self._order is not None and not turns:
             position = self._order.position(name)
             if self._front - _BACK <= position <= self._front + _LEFT_OUT:
                 self._front = max(self._front, position)

@@ -24,6 +24,7 @@ class Window:
         self._arrived: dict[str, Any] = {}
         self._changed = threading.Condition()
         self._taking = False
+        self._awaited: set[str] = set()  # by threads while another one takes
         self._ended = False
         self._error: WeightstreamError | None = None
         self._left = len(stream)  # in the stream
@@ -37,7 +38,11 @@ class Window:
                     return found
                 if not self._taking:
                     break
-                self._changed.wait()
+                self._awaited.add(name)
+                try:
+                    self._changed.wait()
+                finally:
+                    self._awaited.discard(name)
             self._taking = True
         found = self._take_from_stream(name.__eq__)
         return MISSING if found is None else found[1]
@@ -80,6 +85,10 @@ class Window:
         """Bytes that storage delivered so far."""
         return self._stream.stats.bytes_read
 
+    def dropped(self) -> list[str]:
+        """What was put aside and is gone since this was last asked: nobody came for it."""
+        return []
+
     # For windows that do not keep everything; under the lock.
 
     def _comes(self, _name: str) -> bool:
@@ -105,7 +114,8 @@ class Window:
                     self._put_aside(arrived, tensor)
                     self._changed.notify_all()
         except WeightstreamError as error:
-            self._error = error
+            # Without its traceback, which has this frame, and by that the window and all that the callers hold.
+            self._error = error.with_traceback(None)
         finally:
             with self._changed:
                 self._taking = False
