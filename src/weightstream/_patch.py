@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from itertools import repeat
+from operator import is_
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +100,9 @@ def _exchange(old: Any, new: Any) -> None:
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and not name.startswith(_NEVER):
             # By its dictionary: asking a module for an attribute may import what it has not needed so far.
-            for bound, value in list(vars(module).items()):
-                if value is old:
-                    setattr(module, bound, new)
+            names = vars(module)
+            # There are a hundred thousand names in a program that uses transformers, and hardly any is bound to it.
+            if any(map(is_, list(names.values()), repeat(old))):
+                for bound, value in list(names.items()):
+                    if value is old:
+                        setattr(module, bound, new)
