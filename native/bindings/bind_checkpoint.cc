@@ -58,6 +58,12 @@ nb::list names(const Checkpoint& checkpoint) {
   return result;
 }
 
+nb::list sizes(const Checkpoint& checkpoint) {
+  nb::list result;
+  for (const auto ref : checkpoint.tensors()) result.append(checkpoint.header(ref).range(ref.entry).size());
+  return result;
+}
+
 nb::tuple tensor(const Checkpoint& checkpoint, std::size_t index) {
   const TensorRef ref = at(checkpoint, index);
   const Header& header = checkpoint.header(ref);
@@ -133,6 +139,7 @@ void bind_checkpoint(nb::module_& module) {
       .def_static("open", &open, nb::arg("sources"), nb::arg("weight_map").none(), nb::arg("log") = nb::none())
       .def("__len__", [](const Checkpoint& self) { return self.tensors().size(); })
       .def("names", &names)
+      .def("sizes", &sizes)
       .def(
           "find", [](const Checkpoint& self, const std::string& name) { return self.find(name); }, nb::arg("name"))
       .def("tensor", &tensor, nb::arg("index"))

@@ -119,6 +119,8 @@ class Checkpoint:
         """The part of a local file, 0 to 1, that is in the page cache, from a sample; 0 where nobody can say."""
 
     def nbytes(self) -> int: ...
+    def sizes(self) -> list[int]:
+        """Bytes of each tensor, in the order of names()."""
     def read(self, source: int) -> Reading: ...
     def park(self) -> None:
         """Closes the descriptors that the checkpoint keeps open."""

@@ -260,10 +260,13 @@ class ReadAhead:
         if ahead is None:  # stopped meanwhile
             return
         held = ahead.held
-        dropped = [left for left in window.dropped() if self._window_of.pop(left, None) is not None]
-        self._left_out.update(dropped)
-        ahead.names.difference_update(dropped, (name,))
-        ahead.nbytes -= sum(self._sizes[gone] for gone in (*dropped, name))
+        ahead.names.discard(name)
+        ahead.nbytes -= self._sizes[name]
+        for left in window.dropped():
+            if self._window_of.pop(left, None) is not None:
+                self._left_out.add(left)
+                ahead.names.discard(left)
+                ahead.nbytes -= self._sizes[left]
         allowance.give_back(held - ahead.held)
         weight = self._weight(window)
         self._ended = self._ended or weight < ahead.weight

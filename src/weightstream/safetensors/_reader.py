@@ -275,7 +275,7 @@ class Reader:
         checkpoint = self.checkpoint
         with self._lock:
             if self._ahead is None:
-                sizes = {info.name: info.nbytes for info in checkpoint.values()}
+                sizes = dict(zip(checkpoint, checkpoint._core.sizes(), strict=True))
                 limit = checkpoint._settings.memory_limit or _core.default_memory_limit()
                 self._ahead = ReadAhead(list(sizes), sizes, _starter(checkpoint, limit), limit)
             return self._ahead

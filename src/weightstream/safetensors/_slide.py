@@ -39,6 +39,8 @@ class Slide(Window):
         return self._index[name] < self._next
 
     def dropped(self) -> list[str]:
+        if not self._dropped:  # as mostly, and without the lock: then it is for the next who asks
+            return []
         with self._changed:
             dropped, self._dropped = self._dropped, []
             return dropped
